@@ -1,0 +1,410 @@
+"""The typed, frozen description of a study, as it stands in its YAML file.
+
+Every field has its default here and nowhere else; `study.yaml` in a study's folder is the same description with
+every default written out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from vestige.errors import ConfigError, nearest
+
+Split = Literal["train", "test"]
+Protocol = Literal["corrected", "faithful"]
+AblationValue = Literal["zero", "mean"]
+LabelMode = Annotated[Literal["true", "permuted"], BeforeValidator(lambda v: "true" if v is True else v)]
+"""`permuted` reshuffles the labels within every batch (YAML reads a bare `true` as a boolean)."""
+
+
+class Config(BaseModel):
+    """A frozen part of a study; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AugmentConfig(Config):
+    """Random changes of the training images: functions of (seed, epoch, index of the image)."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Zero-pad by so many pixels on each side, then crop at random to the original size."""
+    flip: bool = False
+    """Mirror left-right with probability 1/2."""
+    random_resized_crop: bool = False
+    """A crop of 8% to 100% of the area, aspect ratio 3/4 to 4/3, resized to `size` (Szegedy et al. 2015)."""
+
+
+class DataConfig(Config):
+    """Where the images come from and how they become the network's input."""
+
+    train: str = "digits"
+    """`digits`, `folder:PATH`, `parquet:FILE`, `torchvision:NAME:PATH`."""
+    test: str = "digits"
+    limit: PositiveInt | None = None
+    """Use only so many training images, the same number of each class; all where None."""
+    limit_test: PositiveInt | None = None
+    channels: Literal[1, 3] = 3
+    size: PositiveInt | None = None
+    """Side of the network's input in pixels; None: the images as they are, all of one size."""
+    resize: PositiveInt | None = None
+    """Shorter side after resizing, before the centre crop to `size`; None: `size`."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from pixels in [0, 1]: one number a channel, or one for all."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
+    augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
+        if self.augment.random_resized_crop and self.size is None:
+            raise ValueError("augment.random_resized_crop needs data.size")
+        return self
+
+
+class ModelConfig(Config):
+    """Which network is trained, from scratch."""
+
+    name: str = "resnet8"
+    """`resnet8|20|32|44|56` (CIFAR style), `torchvision:NAME`, `timm:NAME`, or `path.py:object`."""
+    width: PositiveInt = 16
+    """Channels of the first stage of the CIFAR-style ResNets."""
+    kwargs: dict[str, Any] = {}
+    """Passed to the constructor of the others."""
+
+
+class RecipeConfig(Config):
+    """How it is trained: SGD with momentum."""
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 128
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    step_epochs: tuple[PositiveInt, ...] = (30, 60)
+    """`step`: the learning rate is divided by 10 at the start of each of these epochs."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16`: forward and loss under autocast; weights and optimiser stay float32."""
+    channels_last: bool = True
+
+
+class ScheduleConfig(Config):
+    """The steps at which weights are kept. Step 0 and the last step always are."""
+
+    log_spaced: PositiveInt | None = 8
+    """So many log-spaced steps within the first epoch (1, ..., its last)."""
+    young_epochs: Annotated[int, Field(ge=0)] = 3
+    """While the network is this young ..."""
+    per_young_epoch: PositiveInt = 2
+    """... so many checkpoints an epoch."""
+    every_epochs: PositiveInt = 1
+    """Afterwards one checkpoint every so many epochs, and one at the end of each of the last three epochs."""
+
+
+class Window(Config):
+    """The optimiser steps [start, stop) in which an intervention acts."""
+
+    start: Annotated[float, Field(ge=0)] = 0
+    stop: Annotated[float, Field(gt=0)] | None = None
+    """None: the end of training."""
+    unit: Literal["steps", "epochs"] = "steps"
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"the window ends at {self.stop:g} {self.unit}, not after its start at {self.start:g}")
+        if self.unit == "steps" and any(x != int(x) for x in (self.start, self.stop or 0)):
+            raise ValueError("a window in steps takes whole numbers")
+        return self
+
+
+class SelectivityPenaltyConfig(Config):
+    """loss = CE - alpha * mean over stages of (mean over neurons of CSI); alpha < 0 suppresses selectivity."""
+
+    kind: Literal["selectivity"] = "selectivity"
+    alpha: float = -20.0
+    estimator: Literal["mean", "sum"] = "mean"
+    """`mean`: class means (Leavitt & Morcos 2020); `sum`: class sums, as the paper's released code does."""
+    labels: LabelMode = "true"
+    stages: tuple[str, ...] | None = None
+    """None: all but the last."""
+    window: Window = Window()
+
+
+class Eta2PenaltyConfig(Config):
+    """loss = CE - alpha * mean over stages of (mean over neurons of eta squared)."""
+
+    kind: Literal["eta2"] = "eta2"
+    alpha: float = -20.0
+    labels: LabelMode = "true"
+    stages: tuple[str, ...] | None = None
+    window: Window = Window()
+
+
+InterventionConfig = Annotated[SelectivityPenaltyConfig | Eta2PenaltyConfig, Field(discriminator="kind")]
+
+
+class ConditionConfig(Config):
+    """A schedule of interventions; none is the baseline."""
+
+    description: str = ""
+    interventions: tuple[InterventionConfig, ...] = ()
+
+
+class BatchNormConfig(Config):
+    """Recomputing batch-norm statistics before every measurement of the corrected protocol."""
+
+    images: PositiveInt = 2048
+    """Fixed, unaugmented training images (all, where there are fewer)."""
+
+
+class MeasurementConfig(Config):
+    """What every measurement states: on which images, of which conditions."""
+
+    split: Split = "test"
+    images: PositiveInt | None = None
+    """So many images, the same number of each class, always the same ones; all where None."""
+    conditions: tuple[str, ...] | None = None
+    """None: all."""
+
+
+class SelectivityConfig(MeasurementConfig):
+    """Class selectivity of every neuron."""
+
+    protocols: tuple[Protocol, ...] = ("corrected",)
+    permutations: Annotated[int, Field(ge=2)] = 100
+
+
+class AblationConfig(MeasurementConfig):
+    """Every single neuron replaced, one at a time."""
+
+    values: tuple[AblationValue, ...] = ("zero", "mean")
+    mode: Literal["exact"] = "exact"
+    conditions: tuple[str, ...] | None = ("baseline",)
+
+
+class CumulativeConfig(MeasurementConfig):
+    """Growing sets of neurons replaced, ranked on one half of the images, ablated on the other."""
+
+    values: tuple[AblationValue, ...] = ("zero", "mean")
+    orders: tuple[Literal["csi-desc", "csi-asc", "activity-matched", "random"], ...] = (
+        "csi-desc",
+        "activity-matched",
+        "random",
+    )
+    fractions: Annotated[int, Field(ge=3)] = 17
+    """So many equal steps from 0 to 1, both included."""
+    draws: PositiveInt = 5
+    """Seeded orders for `random` and `activity-matched`."""
+    conditions: tuple[str, ...] | None = ("baseline",)
+
+
+class LinearityConfig(MeasurementConfig):
+    """How close the network is to linear; every value beside that of the network without its ReLUs."""
+
+    pairs: PositiveInt = 1000
+    """Fixed pairs of inputs of the midpoint nonlinearity."""
+    cka_images: Annotated[int, Field(ge=4, le=4000)] = 1000
+    top_k: tuple[PositiveInt, ...] = (1, 2, 3)
+    """Largest activations averaged in the paper's cross-layer correlation."""
+    conditions: tuple[str, ...] | None = ("baseline",)
+
+
+class MeasurementsConfig(Config):
+    """What is measured at every checkpoint; null leaves a measurement out."""
+
+    batch_norm: BatchNormConfig = BatchNormConfig()
+    tile: PositiveInt = 256
+    """Inputs a forward: fixed and padded, since a forward's last bits depend on it."""
+    selectivity: SelectivityConfig | None = SelectivityConfig()
+    ablation: AblationConfig | None = AblationConfig()
+    cumulative: CumulativeConfig | None = CumulativeConfig()
+    linearity: LinearityConfig | None = LinearityConfig()
+
+
+class Roles(Config):
+    """Which condition plays which part in claim C4."""
+
+    baseline: str = "baseline"
+    early: str = "early"
+    mid: str = "mid"
+    late: str = "late"
+    eta2_early: str = "eta2-early"
+    permuted_eta2_early: str = "permuted-eta2-early"
+
+
+class ClaimsConfig(Config):
+    """What the study claims, fixed before its results exist."""
+
+    judge: tuple[Literal["C1", "C2", "C3", "C4"], ...] = ("C1", "C2", "C3", "C4")
+    early_window: PositiveInt
+    """Steps [0, w) that count as early: from pilot seeds that are not among the study's, then frozen."""
+    pilot_seeds: tuple[int, ...] = ()
+    """The seeds `early_window` was taken from; they may not be among the study's."""
+    accuracy_effect: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Smallest change of final accuracy that matters (C4)."""
+    roles: Roles = Roles()
+
+
+class ComputeConfig(Config):
+    """Where it runs. Only `device` and `threads` can change a number's last bits."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto`: a GPU where there is one."""
+    threads: PositiveInt = 1
+    """CPU threads of a work unit."""
+    workers: PositiveInt | None = None
+    """Work units side by side; None: cores / threads."""
+
+
+class StudyConfig(Config):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    checkpoints: ScheduleConfig = ScheduleConfig()
+    conditions: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ConditionConfig] = {
+        "baseline": ConditionConfig()
+    }
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    measurements: MeasurementsConfig = MeasurementsConfig()
+    claims: ClaimsConfig | None = None
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} name a seed twice")
+        if self.claims and (shared := set(self.claims.pilot_seeds) & set(self.seeds)):
+            raise ValueError(f"seeds {sorted(shared)} are pilot seeds of the claims and may not be judged by them")
+        for name, measurement in self.measurements:
+            for condition in getattr(measurement, "conditions", None) or ():
+                if condition not in self.conditions:
+                    raise ValueError(
+                        f"measurements.{name}.conditions names {condition!r}, which is no condition of the study"
+                    )
+        return self
+
+
+def parse_study(settings: Mapping[str, Any], *, source: str) -> StudyConfig:
+    """Validate the settings of a study.
+
+    Args:
+      settings: the nested mapping of a YAML file.
+      source: what the settings came from, for the message.
+
+    Raises:
+      ConfigError: a field is unknown, missing, or has a value that it cannot have; all such fields are named.
+    """
+    try:
+        return StudyConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = [_explain(settings, problem) for problem in error.errors(include_url=False)]
+        raise ConfigError(
+            f"reading {source}",
+            found="; ".join(found for found, _ in problems),
+            remedy=next((remedy for _, remedy in problems if remedy), "Mend these fields and run again"),
+        ) from error
+
+
+def load_study(path: Path, overrides: Sequence[tuple[str, Any]] = ()) -> StudyConfig:
+    """Read a study from a YAML file.
+
+    Args:
+      path: the YAML file.
+      overrides: pairs of a dotted field and its value, `("recipe.epochs", 10)`, laid over the file in order.
+
+    Raises:
+      ConfigError: the file cannot be read, or a field is wrong.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"reading the study {path}",
+            found=" ".join(str(error).split()),
+            remedy="Give a YAML file; `vestige studies` lists those that ship",
+        ) from error
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"reading the study {path}", found="no fields in it", remedy="See `vestige studies` for those that ship"
+        )
+    for field, value in overrides:
+        _lay(settings, field, value)
+    return parse_study(settings, source=f"the study {path}")
+
+
+def dump_study(study: StudyConfig) -> str:
+    """The study as YAML, every default written out."""
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted fields in which two nested mappings differ, with both values (None where a side lacks the field)."""
+    for key in dict.fromkeys([*a, *b]):
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            yield from differences(x, y, f"{prefix}{key}.")
+        elif x != y:
+            yield f"{prefix}{key}", x, y
+
+
+def _lay(settings: dict[str, Any], field: str, value: Any) -> None:
+    *parents, last = field.split(".")
+    for parent in parents:
+        below = settings.setdefault(parent, {})
+        if below is None:
+            below = settings[parent] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"setting --{field}", found=f"{parent!r} is a value, with no fields", remedy="Set it as a whole"
+            )
+        settings = below
+    settings[last] = value
+
+
+def _explain(settings: Mapping[str, Any], problem: Any) -> tuple[str, str]:
+    path = [str(part) for part in problem["loc"]]
+    field = ".".join(path)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = _fields_at([str(p) for p in problem["loc"][:-1]])
+            return f"unknown field {field!r}", nearest(path[-1], known)
+        case "missing":
+            return f"field {field!r} is missing", f"Add {field!r}"
+        case "value_error":
+            return f"{field + ': ' if field else ''}{problem['ctx']['error']}", ""
+        case _:
+            return f"{field} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}", ""
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    """Names of the fields that a study has at a dotted place (union members are named in the path by their kind)."""
+    kinds: list[Any] = [StudyConfig]
+    for part in path:
+        kinds = [below for kind in kinds for below in _below(kind, part)]
+    return [name for kind in kinds for name in kind.model_fields]
+
+
+def _below(kind: type[BaseModel], part: str) -> list[type[BaseModel]]:
+    if part in kind.model_fields:
+        return list(_models_in(kind.model_fields[part].annotation))
+    return [kind]  # a key of a dict, a place in a list or the tag of a union: the candidates stay
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for argument in get_args(annotation):
+            yield from _models_in(argument)
