@@ -1,0 +1,1 @@
+"""Measurements: a network and labelled images in, tidy tables out."""
