@@ -359,18 +359,53 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
             yield f"{prefix}{key}", x, y
 
 
-def _lay(settings: dict[str, Any], field: str, value: Any) -> None:
+def parse_setting(field: str, values: Sequence[str]) -> Any:
+    """The value of a field from the words of a command line: YAML each; a list where the field holds several.
+
+    Raises:
+      ConfigError: there is no value, or one that is no YAML.
+    """
+    try:
+        parsed = [yaml.safe_load(value) for value in values]
+    except yaml.YAMLError as error:
+        found = " ".join(str(error).split())
+        raise ConfigError(f"setting --{field}", found=found, remedy="Give a number, a word or a YAML value") from error
+    if not parsed:
+        raise ConfigError(f"setting --{field}", found="no value", remedy=f"Write --{field} VALUE")
+    if _is_sequence(field.split(".")):
+        return parsed[0] if len(parsed) == 1 and (parsed[0] is None or isinstance(parsed[0], list)) else parsed
+    if len(parsed) > 1:
+        raise ConfigError(f"setting --{field}", found=f"{len(parsed)} values", remedy=f"Write --{field} VALUE")
+    return parsed[0]
+
+
+def _is_sequence(path: Sequence[str]) -> bool:
+    kinds: list[type[BaseModel]] = [StudyConfig]
+    for part in path[:-1]:
+        kinds = [below for kind in kinds for below in _below(kind, part)]
+    annotations = [kind.model_fields[path[-1]].annotation for kind in kinds if path[-1] in kind.model_fields]
+    return any(tuple in (get_origin(a), *map(get_origin, get_args(a))) for a in annotations)
+
+
+def _lay(settings: Any, field: str, value: Any) -> None:
+    """Set a dotted field in nested mappings and lists, making the mappings that are missing."""
     *parents, last = field.split(".")
     for parent in parents:
-        below = settings.setdefault(parent, {})
-        if below is None:
-            below = settings[parent] = {}
-        if not isinstance(below, dict):
-            raise ConfigError(
-                f"setting --{field}", found=f"{parent!r} is a value, with no fields", remedy="Set it as a whole"
-            )
-        settings = below
-    settings[last] = value
+        if isinstance(settings, dict):
+            settings = settings[parent] = {} if settings.get(parent) is None else settings[parent]
+        else:
+            settings = settings[_place(settings, parent, field)]
+    if isinstance(settings, dict):
+        settings[last] = value
+    else:
+        settings[_place(settings, last, field)] = value
+
+
+def _place(values: Any, part: str, field: str) -> int:
+    if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+        return int(part)
+    shown = f"a list of {len(values)}" if isinstance(values, list) else f"the value {values!r}"
+    raise ConfigError(f"setting --{field}", found=f"{part!r} is to be found in {shown}", remedy="See the study's YAML file")
 
 
 def _explain(settings: Mapping[str, Any], problem: Any) -> tuple[str, str]:

@@ -1,0 +1,23 @@
+"""vestige: a laboratory for single neurons through training.
+
+Names are loaded on first use, so that the command line answers before torch is imported.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("vestige")
+__all__ = ["Study", "VestigeError"]
+
+_HOMES = {"Study": "vestige.study.study", "VestigeError": "vestige.errors"}
+
+if TYPE_CHECKING:
+    from vestige.errors import VestigeError
+    from vestige.study.study import Study
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vestige' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,233 @@
+"""The `vestige` command. Heavy imports happen only inside the commands that need them.
+
+Any field of a study can be set as `--field value`: `--recipe.epochs 10 --seeds 0 1`. Such fields are taken out before
+tyro reads the rest, since their names are those of `vestige.config`.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from vestige.errors import ConfigError, VestigeError
+
+StudyArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
+
+
+@dataclass(frozen=True)
+class _OnStudy:
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    study: StudyArgument = "digits"
+    """Name of a study that ships (`vestige studies`), a YAML file, or the folder of a study that was begun."""
+    out: Path | None = None
+    """Folder to work in; by default ./studies/NAME."""
+    only: tuple[str, ...] = ()
+    """Train and measure only these conditions."""
+    verify: bool = False
+    """Hash every file again, rather than trust its size."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Run(_OnStudy):
+    """Everything that is missing: train, measure, judge the claims, write the report."""
+
+    parts: ClassVar[tuple[str, ...]] = ("train", "measure", "claims", "report")
+
+
+@dataclass(frozen=True)
+class Train(_OnStudy):
+    """Train the runs that are missing."""
+
+    parts: ClassVar[tuple[str, ...]] = ("train",)
+
+
+@dataclass(frozen=True)
+class Measure(_OnStudy):
+    """Make the tables that are missing, of runs that are trained."""
+
+    parts: ClassVar[tuple[str, ...]] = ("measure",)
+
+
+@dataclass(frozen=True)
+class Claims(_OnStudy):
+    """Judge the claims from the tables that are there."""
+
+    parts: ClassVar[tuple[str, ...]] = ("claims",)
+
+
+@dataclass(frozen=True)
+class Report(_OnStudy):
+    """Write the report from the tables that are there."""
+
+    parts: ClassVar[tuple[str, ...]] = ("claims", "report")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What of a study is done, running, missing or stale, and what the rest costs."""
+
+    study: StudyArgument = "digits"
+    """Name of a study that ships, a YAML file, or the folder of a study that was begun."""
+    out: Path | None = None
+    """Its folder; by default ./studies/NAME."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class Studies:
+    """The studies that ship, and what they cost on this machine."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+COMMANDS = (Run, Train, Measure, Claims, Report, Status, Studies)
+DESCRIPTION = """A laboratory for single neurons through training: train with dense checkpoints, measure every neuron,
+ablate every single one, and say with honest statistics what holds. Any field of a study is an option:
+--recipe.epochs 10 --seeds 0 1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's error ends in one message and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        plain, settings = split_settings(given)
+        command = tyro.cli(
+            Run | Train | Measure | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
+            prog="vestige",
+            description=DESCRIPTION,
+            args=plain,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        code = _do(command, settings)
+    except VestigeError as error:
+        _complain(error, debug)
+        code = 2
+    except KeyboardInterrupt:
+        print("\nstopped; what was done is kept: run the same command again to go on", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: vestige itself failed: {type(error).__name__}: {error}\n"
+            "What was done is kept. Run again with --debug for the traceback, and please report it.",
+            file=sys.stderr,
+        )
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Part the fields of a study from the options of the command.
+
+    Returns:
+      The arguments without the fields, and pairs of a field and its value.
+
+    Raises:
+      ConfigError: a field without a value, or with a value that is no YAML.
+    """
+    options = {"help", "h"} | {f.name for command in COMMANDS for f in fields(command)}
+    plain: list[str] = []
+    found: list[tuple[str, list[str]]] = []
+    taking = plain
+    for argument in arguments:
+        if not argument.startswith("--"):
+            taking.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        if name.replace("-", "_") in options:
+            plain.append(argument)
+            taking = plain
+        else:
+            found.append((name.replace("-", "_"), [value] if equals else []))
+            taking = found[-1][1]
+    from vestige.config import parse_setting
+
+    return plain, [(name, parse_setting(name, values)) for name, values in found]
+
+
+def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
+    match command:
+        case Studies():
+            _refuse(settings)
+            return _studies()
+        case Status():
+            return _status(command, settings)
+        case _:
+            return _run(command, settings)
+
+
+def _refuse(settings: list[tuple[str, Any]]) -> None:
+    if settings:
+        raise ConfigError(
+            "reading the command line", found=f"unknown option --{settings[0][0]}", remedy="See vestige --help"
+        )
+
+
+def _run(command: _OnStudy, settings: list[tuple[str, Any]]) -> int:
+    from vestige.study.study import Study
+
+    study = Study.load(command.study, out=command.out, overrides=settings)
+    outcome = study.run(parts=command.parts, only=command.only, verify=command.verify, show=True)
+    if outcome.claims and "claims" in command.parts:
+        _print_verdicts(outcome.claims)
+    if outcome.report:
+        print(f"report: {_relative(outcome.report)}")
+    for unit, error in outcome.errors.items():
+        print(f"error: {unit.name}: {error}", file=sys.stderr)
+        if command.debug:
+            traceback.print_exception(error)
+    return 2 if outcome.errors else 0
+
+
+def _print_verdicts(claims: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    for claim in claims["claims"]:
+        console.print(f"[bold]{claim['id']}[/bold] {claim['title']}: [bold]{claim['verdict']}[/bold]")
+        console.print(f"   {claim['sentence']}", markup=False)
+
+
+def _status(command: Status, settings: list[tuple[str, Any]]) -> int:
+    from vestige.study.status import describe
+    from vestige.study.study import Study
+
+    for line in describe(Study.load(command.study, out=command.out, overrides=settings)):
+        print(line)
+    return 0
+
+
+def _studies() -> int:
+    from vestige.study.status import shipped_studies
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("study", "what", "cost here"):
+        table.add_column(heading, overflow="fold")
+    for row in shipped_studies():
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _complain(error: VestigeError, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _relative(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,1 @@
+"""A study as a whole: what there is to do, in what order, and doing it with several processes."""

@@ -1,0 +1,223 @@
+"""Run work units on a pool of spawned processes that die with their parent.
+
+A unit holds a lock while it runs. Where another `vestige run` holds it, the unit waits its turn, and is found done.
+"""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from typing import Any, Literal, Protocol
+
+from vestige.errors import StoreError, VestigeError
+from vestige.runs.store import StudyFolder, try_lock
+from vestige.study.plan import Plan, Unit
+
+Outcome = Literal["done", "busy"]
+
+WORKER_ENVIRONMENT = {
+    # Read when a process starts. The allocator otherwise gives large tensors back at every step, and the page faults
+    # halve the speed of training on a CPU.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+RETRY_SECONDS = 0.3
+
+
+class Listener(Protocol):
+    """What wants to know how the work goes on."""
+
+    def started(self, unit: Unit) -> None: ...
+    def advanced(self, unit: Unit, done: int, total: int) -> None: ...
+    def finished(self, unit: Unit, seconds: float) -> None: ...
+    def failed(self, unit: Unit, error: VestigeError) -> None: ...
+    def waiting(self, unit: Unit) -> None: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a unit ended in its worker."""
+
+    outcome: Outcome
+    seconds: float
+
+
+def execute(
+    plan: Plan, folder: StudyFolder, units: Iterable[Unit], *, workers: int, verify: bool, listener: Listener
+) -> dict[Unit, VestigeError]:
+    """Do all units, each after the one it needs; a unit that fails stops only those that need it.
+
+    Returns:
+      The units that failed, with their errors.
+    """
+    todo = list(units)
+    if not todo:
+        return {}
+    context = multiprocessing.get_context("spawn")
+    messages: SimpleQueue[tuple[Unit, int, int]] = context.SimpleQueue()
+    with (
+        _environment(_worker_environment(plan.study.compute.threads)),
+        _listening(messages, listener),
+        ProcessPoolExecutor(
+            min(workers, len(todo)), context, initializer=_start_worker, initargs=(plan, folder, verify, messages)
+        ) as pool,
+    ):
+        try:
+            return _Schedule(plan, todo, pool, workers, listener).run()
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class _Schedule:
+    """Which units run, which wait for what, and which are held by another process."""
+
+    def __init__(self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener):
+        self.plan, self.pool, self.workers, self.listener = plan, pool, workers, listener
+        self.pending = todo
+        self.unfinished = set(todo)
+        self.running: dict[Future[Report], Unit] = {}
+        self.not_before: dict[Unit, float] = {}
+        self.errors: dict[Unit, VestigeError] = {}
+
+    def run(self) -> dict[Unit, VestigeError]:
+        while self.pending or self.running:
+            self._submit()
+            ended, _ = wait(self.running, timeout=RETRY_SECONDS, return_when=FIRST_COMPLETED)
+            for future in ended:
+                self._collect(self.running.pop(future), future)
+        return self.errors
+
+    def _submit(self) -> None:
+        now = time.monotonic()
+        for unit in list(self.pending):
+            if len(self.running) >= self.workers:
+                return
+            need = self.plan.needs(unit)
+            if need in self.errors:
+                self.pending.remove(unit)
+                self.unfinished.discard(unit)
+                if unit.step is None:  # those that measure it fail with it
+                    self.errors[unit] = self.errors[need]
+            elif need not in self.unfinished and self.not_before.get(unit, 0.0) <= now:
+                self.pending.remove(unit)
+                self.running[self.pool.submit(_work, unit)] = unit
+                self.listener.started(unit)
+
+    def _collect(self, unit: Unit, future: Future[Report]) -> None:
+        try:
+            report = future.result()
+        except VestigeError as error:
+            self.errors[unit] = error
+            self.unfinished.discard(unit)
+            self.listener.failed(unit, error)
+        except BrokenProcessPool as error:
+            raise StoreError(
+                f"working on {unit.name}",
+                found="a worker process ended without a word (out of memory, or killed)",
+                remedy="Run again: what is done is kept (with fewer workers, --compute.workers 1, if memory was short)",
+            ) from error
+        else:
+            if report.outcome == "busy":
+                self.not_before[unit] = time.monotonic() + RETRY_SECONDS
+                self.pending.append(unit)
+                self.listener.waiting(unit)
+            else:
+                self.unfinished.discard(unit)
+                self.listener.finished(unit, report.seconds)
+
+
+class _Worker:
+    """What a worker process knows; set once, when it starts."""
+
+    plan: Plan
+    folder: StudyFolder
+    verify: bool
+    messages: Any
+
+
+def _start_worker(plan: Plan, folder: StudyFolder, verify: bool, messages: Any) -> None:
+    _die_with_parent()
+    _Worker.plan, _Worker.folder, _Worker.verify, _Worker.messages = plan, folder, verify, messages
+    from vestige.training.runtime import set_threads
+
+    set_threads(plan.study.compute.threads)
+
+
+def _work(unit: Unit) -> Report:
+    from vestige.study import work
+
+    plan, folder = _Worker.plan, _Worker.folder
+    with try_lock(folder.lock(unit.name)) as held:
+        if not held:
+            return Report("busy", 0.0)
+        began = time.perf_counter()
+        work.do(plan, unit, folder, verify=_Worker.verify, progress=_throttled(unit))
+        return Report("done", time.perf_counter() - began)
+
+
+def _throttled(unit: Unit) -> Any:
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 0.2 or done == total:
+            last = time.monotonic()
+            _Worker.messages.put((unit, done, total))
+
+    return progress
+
+
+def _die_with_parent() -> None:
+    """End this process as soon as its parent ends, even by SIGKILL, so that no orphan keeps writing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _listening(messages: Any, listener: Listener) -> Iterator[None]:
+    def listen() -> None:
+        while (message := messages.get()) is not None:
+            listener.advanced(*message)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        messages.put(None)
+        thread.join(timeout=1.0)
+
+
+def _worker_environment(threads: int) -> dict[str, str]:
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+    return {**WORKER_ENVIRONMENT, **dict.fromkeys(counts, str(threads))}
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

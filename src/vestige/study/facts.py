@@ -1,0 +1,152 @@
+"""What a plan must know of the data and the model, found once and kept in `facts.json` of the study.
+
+Planning, `vestige status` and a second `vestige run` read this file and need neither torch nor the images.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vestige.config import DataConfig, ModelConfig, StudyConfig
+from vestige.data.fingerprint import fingerprint
+from vestige.errors import DataError, StoreError
+from vestige.runs.store import StudyFolder, file_hash, read_json, value_hash, write_json
+
+FACTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found in the images and the network of a study.
+
+    Attributes:
+      key: hash of what they were found in; other data or another model make them stale.
+      data: content identity of the training and the test images, and how they are prepared; free of paths.
+      model: identity of the network; free of paths.
+      train_images, test_images: how many there are after `data.limit`.
+      class_names: in the order of their indices.
+      input_shape: channels, height, width of the network's input.
+      layers: name, stage and number of neurons of every layer that is measured, from input to output.
+    """
+
+    key: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+    train_images: int
+    test_images: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    layers: tuple[tuple[str, str, int], ...]
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of all layers together."""
+        return sum(units for _, _, units in self.layers)
+
+
+def identify_data(data: DataConfig) -> dict[str, Any]:
+    """The images by their content, and their preparation: what can change a number, without any path.
+
+    Raises:
+      DataError: the path does not exist.
+    """
+    prepared = data.model_dump(mode="json", exclude={"train", "test"})
+    return {
+        "train": fingerprint(data.train, "train"),
+        "test": fingerprint(data.test, "test"),
+        **prepared,
+    }
+
+
+def identify_model(model: ModelConfig) -> dict[str, Any]:
+    """The network by its name, or by the content of the file that defines it."""
+    settings = model.model_dump(mode="json")
+    path, _, name = model.name.rpartition(":")
+    if path.endswith(".py") and Path(path).is_file():
+        settings["name"] = f"{file_hash(Path(path))}:{name}"
+    return settings
+
+
+def read_facts(study: StudyConfig, folder: StudyFolder) -> Facts | None:
+    """The facts kept in a study's folder, or None where there are none or they are stale.
+
+    Raises:
+      DataError: the study's images are gone.
+    """
+    path = folder.path / "facts.json"
+    identity = _identity(study)
+    if not path.exists():
+        return None
+    try:
+        facts = decode(read_json(path))
+    except (StoreError, KeyError, TypeError):
+        return None  # found again in a moment
+    return facts if facts.key == value_hash(identity) else None
+
+
+def find_facts(study: StudyConfig) -> Facts:
+    """Open the images, build the network and name its layers: every error in them comes up here, before any work.
+
+    Raises:
+      DataError, ModelError, ConfigError: the images, the network or an intervention cannot be used.
+    """
+    from vestige.data.datasets import open_images
+    from vestige.measurement.network import Network
+    from vestige.models.zoo import build, check_classes
+    from vestige.training.interventions import build as build_interventions
+
+    identity = _identity(study)
+    train = open_images(study.data.train, "train", study.data)
+    test = open_images(study.data.test, "test", study.data)
+    classes = len(train.class_names)
+    for split, images in (("train", train), ("test", test)):
+        if images.labels.size and images.labels.max() >= classes:
+            raise DataError(
+                f"reading data.{split} {images.name!r}",
+                found=f"label {images.labels.max()}, where the model has {classes} classes (from data.train)",
+                remedy="Use a training set that has every class of the test set",
+            )
+    from vestige.data.transforms import normalise
+
+    sample = normalise(train.images([0, 1]), study.data.mean, study.data.std)
+    _, channels, height, width = sample.shape
+    model = build(study.model, classes=classes, channels=channels, size=height, seed=0)
+    check_classes(model, sample, classes)
+    network = Network.prepare(model, sample)
+    for condition in study.conditions.values():
+        build_interventions(condition.interventions, network.layers)
+    return Facts(
+        key=value_hash(identity),
+        data=identity["data"],
+        model=identity["model"],
+        train_images=len(train),
+        test_images=len(test),
+        class_names=tuple(train.class_names),
+        input_shape=(channels, height, width),
+        layers=tuple((layer.name, layer.stage, layer.units) for layer in network.layers),
+    )
+
+
+def write_facts(facts: Facts, folder: StudyFolder) -> None:
+    """Keep the facts in the study's folder."""
+    write_json(folder.path / "facts.json", asdict(facts))
+
+
+def decode(stored: dict[str, Any]) -> Facts:
+    """Facts from their JSON form."""
+    return Facts(
+        **{
+            **stored,
+            "class_names": tuple(stored["class_names"]),
+            "input_shape": tuple(stored["input_shape"]),
+            "layers": tuple(tuple(layer) for layer in stored["layers"]),
+        }
+    )
+
+
+def _identity(study: StudyConfig) -> dict[str, Any]:
+    return {
+        "version": FACTS_VERSION,
+        "data": identify_data(study.data),
+        "model": identify_model(study.model),
+    }

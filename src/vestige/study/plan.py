@@ -1,0 +1,255 @@
+"""What a study consists of: work units, what each needs, and the key that tells whether it is done.
+
+A unit is independent of all others but those it needs, and idempotent: the result is the same in any order, on any
+number of workers. Keys hash what can change a number, and nothing else: no paths, no number of seeds or workers, no
+choice of conditions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from vestige.config import MeasurementConfig, StudyConfig
+from vestige.data.fingerprint import dataset_name
+from vestige.errors import ConfigError, nearest
+from vestige.runs.manifest import Manifest
+from vestige.runs.store import RunFolder, StudyFolder, value_hash
+from vestige.runs.tables import SCHEMA_VERSION
+from vestige.study.facts import Facts
+from vestige.training.schedule import checkpoint_steps, steps_in_epoch, window_steps
+
+TRAINING_VERSION = 1
+"""Raised when the same settings would give other weights."""
+FORMULA_VERSIONS = {"selectivity": 1, "ablation": 1, "cumulative": 1, "linearity": 1}
+"""Raised when the same weights and settings would give another table."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement of one checkpoint: `variant` is a protocol, or the value that replaces a neuron."""
+
+    kind: str
+    variant: str
+    split: str
+    tables: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`selectivity-corrected-test`."""
+        return f"{self.kind}-{self.variant}-{self.split}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work: train one run (`step` None), or make the tables of one checkpoint of it."""
+
+    condition: str
+    seed: int
+    step: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`train/baseline/seed-0`, `measure/baseline/seed-0/step-00000128`."""
+        run = f"{self.condition}/seed-{self.seed}"
+        return f"train/{run}" if self.step is None else f"measure/{run}/step-{self.step:08d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study laid out in steps and units.
+
+    Attributes:
+      study: the study.
+      facts: what was found in its data and model.
+      conditions: those chosen, all by default.
+    """
+
+    study: StudyConfig
+    facts: Facts
+    conditions: tuple[str, ...]
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps an epoch, the last, smaller batch included."""
+        return steps_in_epoch(self.facts.train_images, self.study.recipe.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of a whole run."""
+        return self.steps_per_epoch * self.study.recipe.epochs
+
+    @cached_property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps at which weights are kept."""
+        study = self.study
+        return tuple(checkpoint_steps(study.checkpoints, self.steps_per_epoch, study.recipe.epochs))
+
+    def windows(self, condition: str) -> list[tuple[int, int]]:
+        """The steps [start, stop) of each intervention of a condition.
+
+        Raises:
+          ConfigError: a window does not lie within the run.
+        """
+        interventions = self.study.conditions[condition].interventions
+        return [window_steps(i.window, self.steps_per_epoch, self.total_steps) for i in interventions]
+
+    def onset(self, condition: str) -> int:
+        """The first step at which a condition differs from a run without interventions."""
+        return min((start for start, _ in self.windows(condition)), default=0)
+
+    def parent(self, condition: str) -> str | None:
+        """The chosen condition without interventions that this one branches from; None: it is trained from step 0."""
+        if self.onset(condition) == 0:
+            return None
+        return next((c for c in self.conditions if not self.study.conditions[c].interventions), None)
+
+    def onsets(self, condition: str) -> tuple[int, ...]:
+        """Steps at which this condition must keep its full state, for others to branch from."""
+        return tuple(sorted({self.onset(c) for c in self.conditions if self.parent(c) == condition}))
+
+    def jobs(self, condition: str) -> Iterator[Job]:
+        """What is measured at every checkpoint of a condition."""
+        m = self.study.measurements
+        if m.selectivity and _wanted(m.selectivity, condition):
+            for protocol in m.selectivity.protocols:
+                yield _job("selectivity", protocol, m.selectivity.split)
+        if m.ablation and _wanted(m.ablation, condition):
+            for value in m.ablation.values:
+                yield _job("ablation", value, m.ablation.split, ("ablation", "ablation-by-class"))
+        if m.cumulative and _wanted(m.cumulative, condition):
+            for value in m.cumulative.values:
+                yield _job("cumulative", value, m.cumulative.split)
+        if m.linearity and _wanted(m.linearity, condition):
+            yield _job("linearity", "corrected", m.linearity.split)
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Everything there is to do: each unit stands behind those it needs."""
+        by_need = sorted(self.conditions, key=lambda c: self.parent(c) is not None)
+        training = [Unit(condition, seed) for condition in by_need for seed in self.study.seeds]
+        measuring = [
+            Unit(run.condition, run.seed, step)
+            for run in training
+            for step in self.own_checkpoints(run.condition)
+            if any(self.jobs(run.condition))
+        ]
+        return (*training, *measuring)
+
+    def own_checkpoints(self, condition: str) -> tuple[int, ...]:
+        """Checkpoints that a condition makes itself: those after the onset, where it branches."""
+        onset = self.onset(condition) if self.parent(condition) else -1
+        return tuple(step for step in self.checkpoints if step > onset)
+
+    def needs(self, unit: Unit) -> Unit | None:
+        """The unit that must be done before this one."""
+        if unit.step is not None:
+            return replace(unit, step=None)
+        parent = self.parent(unit.condition)
+        return Unit(parent, unit.seed) if parent else None
+
+    def training_settings(self, unit: Unit) -> dict[str, Any]:
+        """Everything that can change the weights or the history of a run."""
+        compute = self.study.compute
+        return {
+            "version": TRAINING_VERSION,
+            "tables": SCHEMA_VERSION,
+            "data": self.facts.data,
+            "model": self.facts.model,
+            "recipe": self.study.recipe.model_dump(mode="json"),
+            "checkpoints": list(self.own_checkpoints(unit.condition)),
+            "interventions": self.resolved_interventions(unit.condition),
+            "seed": unit.seed,
+            "tile": self.study.measurements.tile,
+            "compute": {"device": compute.device, "threads": compute.threads},
+        }
+
+    def resolved_interventions(self, condition: str) -> list[dict[str, Any]]:
+        """The interventions of a condition, their windows in steps."""
+        interventions = self.study.conditions[condition].interventions
+        return [
+            {**i.model_dump(mode="json"), "window": list(window)}
+            for i, window in zip(interventions, self.windows(condition), strict=True)
+        ]
+
+    def training_key(self, unit: Unit) -> str:
+        """The key of a run's weights."""
+        return value_hash(self.training_settings(unit))
+
+    def job_key(self, job: Job, weights: str) -> str:
+        """The key of a measurement's tables, given the SHA-256 of the weights."""
+        measurements = self.study.measurements
+        settings: MeasurementConfig = getattr(measurements, job.kind)
+        choice = {"conditions", "protocols", "values"}  # which are made does not change the others
+        compute = self.study.compute
+        return value_hash(
+            {
+                "version": FORMULA_VERSIONS[job.kind],
+                "tables": SCHEMA_VERSION,
+                "job": job.name,
+                "settings": settings.model_dump(mode="json", exclude=choice),
+                "batch_norm": measurements.batch_norm.model_dump(mode="json"),
+                "tile": measurements.tile,
+                "data": self.facts.data,
+                "dataset": dataset_name(getattr(self.study.data, job.split)),
+                "model": self.facts.model,
+                "weights": weights,
+                "compute": {"device": compute.device, "threads": compute.threads},
+            }
+        )
+
+    def missing_jobs(
+        self, unit: Unit, run: RunFolder, manifest: Manifest, *, verify: bool = False
+    ) -> list[tuple[Job, str]]:
+        """The measurements of a checkpoint that are not made from its weights yet, with their keys.
+
+        A checkpoint that does not stand in the manifest has all of them missing, with an empty key.
+        """
+        assert unit.step is not None
+        entry = manifest.checkpoints.get(unit.step)
+        if entry is None:
+            return [(job, "") for job in self.jobs(unit.condition)]
+        keyed = [(job, self.job_key(job, entry[1].sha256)) for job in self.jobs(unit.condition)]
+        return [
+            (job, key)
+            for job, key in keyed
+            if not all(manifest.has(run, run.table(t, unit.step), key, verify=verify) for t in job.tables)
+        ]
+
+    def is_done(self, unit: Unit, folder: StudyFolder, manifest: Manifest, *, verify: bool = False) -> bool:
+        """Whether everything of a unit is on disk, made from what the study says now."""
+        run = folder.run(unit.condition, unit.seed)
+        if unit.step is not None:
+            return not self.missing_jobs(unit, run, manifest, verify=verify)
+        return (
+            manifest.complete
+            and manifest.key == self.training_key(unit)
+            and all(
+                entry[1].is_whole(run.checkpoint(step), verify=verify)
+                for step, entry in manifest.checkpoints.items()
+            )
+        )
+
+
+def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Plan:
+    """Lay a study out, for all its conditions or those in `only`.
+
+    Raises:
+      ConfigError: an unknown condition; a window or a number of images that does not fit.
+    """
+    for name in only:
+        if name not in study.conditions:
+            raise ConfigError("choosing conditions (--only)", found=f"no condition {name!r}", remedy=nearest(name, study.conditions))
+    plan = Plan(study, facts, tuple(c for c in study.conditions if not only or c in only))
+    for name in study.conditions:
+        plan.windows(name)
+    return plan
+
+
+def _wanted(measurement: MeasurementConfig, condition: str) -> bool:
+    return measurement.conditions is None or condition in measurement.conditions
+
+
+def _job(kind: str, variant: str, split: str, tables: tuple[str, ...] | None = None) -> Job:
+    return Job(kind, variant, split, tuple(f"{t}-{variant}-{split}" for t in tables or (kind,)))
+
