@@ -174,7 +174,9 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
 def _refuse(settings: list[tuple[str, Any]]) -> None:
     if settings:
         raise ConfigError(
-            "reading the command line", found=f"unknown option --{settings[0][0]}", remedy="See vestige --help"
+            "reading the command line",
+            found=f"unknown option --{settings[0][0]}",
+            remedy="See vestige --help",
         )
 
 

@@ -29,7 +29,9 @@ def read_calibration() -> dict[str, Any]:
         return {}  # made anew by the next study
 
 
-def core_seconds(plan: Plan, units: Iterable[Unit], folder: StudyFolder | None, rates: dict[str, float]) -> float | None:
+def core_seconds(
+    plan: Plan, units: Iterable[Unit], folder: StudyFolder | None, rates: dict[str, float]
+) -> float | None:
     """Seconds that units will take, one after the other; None where a rate is not calibrated.
 
     Args:
@@ -69,7 +71,9 @@ def remember(plan: Plan, folder: StudyFolder) -> None:
             steps = plan.total_steps - _first_step(plan, unit)
             seen.setdefault(_training_rate(plan), []).append(manifest.seconds / steps)
         for job in plan.jobs(unit.condition):
-            made = [manifest.artifacts.get(f"{job.tables[0]}/step-{s:08d}.parquet") for s in manifest.checkpoints]
+            made = [
+                manifest.artifacts.get(f"{job.tables[0]}/step-{s:08d}.parquet") for s in manifest.checkpoints
+            ]
             seen.setdefault(_job_rate(plan, job), []).extend(a.seconds * len(job.tables) for a in made if a)
     rates = {signature: sum(values) / len(values) for signature, values in seen.items() if values}
 

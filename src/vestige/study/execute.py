@@ -69,7 +69,10 @@ def execute(
         _environment(_worker_environment(plan.study.compute.threads)),
         _listening(messages, listener),
         ProcessPoolExecutor(
-            min(workers, len(todo)), context, initializer=_start_worker, initargs=(plan, folder, verify, messages)
+            min(workers, len(todo)),
+            context,
+            initializer=_start_worker,
+            initargs=(plan, folder, verify, messages),
         ) as pool,
     ):
         try:
@@ -84,7 +87,9 @@ def execute(
 class _Schedule:
     """Which units run, which wait for what, and which are held by another process."""
 
-    def __init__(self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener):
+    def __init__(
+        self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener
+    ):
         self.plan, self.pool, self.workers, self.listener = plan, pool, workers, listener
         self.pending = todo
         self.unfinished = set(todo)

@@ -239,7 +239,11 @@ def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Pla
     """
     for name in only:
         if name not in study.conditions:
-            raise ConfigError("choosing conditions (--only)", found=f"no condition {name!r}", remedy=nearest(name, study.conditions))
+            raise ConfigError(
+                "choosing conditions (--only)",
+                found=f"no condition {name!r}",
+                remedy=nearest(name, study.conditions),
+            )
     plan = Plan(study, facts, tuple(c for c in study.conditions if not only or c in only))
     for name in study.conditions:
         plan.windows(name)
@@ -252,4 +256,3 @@ def _wanted(measurement: MeasurementConfig, condition: str) -> bool:
 
 def _job(kind: str, variant: str, split: str, tables: tuple[str, ...] | None = None) -> Job:
     return Job(kind, variant, split, tuple(f"{t}-{variant}-{split}" for t in tables or (kind,)))
-

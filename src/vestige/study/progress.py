@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from vestige.errors import VestigeError
@@ -63,7 +71,9 @@ class _Counting(Silent):
     def waiting(self, unit: Unit) -> None:
         if not self._said_waiting:
             self._said_waiting = True
-            self.say(f"another vestige is at work on this study (now on {unit.name}); sharing the work with it")
+            self.say(
+                f"another vestige is at work on this study (now on {unit.name}); sharing the work with it"
+            )
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -91,7 +101,9 @@ class _Bars(_Counting):
         super().__init__(plan, units)
         self._progress = progress
         self._tasks = {
-            stage: progress.add_task({"train": "training", "measure": "measuring"}[stage], total=total, amount=AMOUNTS[stage])
+            stage: progress.add_task(
+                {"train": "training", "measure": "measuring"}[stage], total=total, amount=AMOUNTS[stage]
+            )
             for stage, total in self.totals.items()
             if total
         }
