@@ -54,8 +54,8 @@ def csi(class_means_CU: Tensor) -> Tensor:
         the highest of a neuron's, mu_rest the mean of the others.
 
     Returns:
-      csi_U, for activations that are not negative: 0 (no class stands out, or it never fires) to 1 (it fires for
-      one class alone). Differentiable.
+      csi_U, for activations that are not negative: 0 (no class stands out, or it never fires) to 1 (it fires
+      for one class alone). Differentiable.
 
     Raises:
       DataError: fewer than two classes have images.
@@ -217,8 +217,8 @@ def layer_p_values(observed_U: Tensor, permuted_PU: Tensor) -> Tensor:
       permuted_PU: with permuted labels.
 
     Returns:
-      p_U. A neuron whose values do not vary, a dead one, has p = 1 and is not counted among the layer's neurons:
-      it would thin the tail of the others.
+      p_U. A neuron whose values do not vary, a dead one, has p = 1 and is not counted among the layer's
+      neurons: it would thin the tail of the others.
     """
     values_QU = torch.cat([observed_U[None], permuted_PU])
     spread_U = values_QU.std(0)

@@ -1,0 +1,153 @@
+"""How close a network is to linear: midpoint nonlinearity, gate churn, CKA, cross-layer correlation.
+
+Shapes: N images or pairs of inputs, D and E features, U neurons, L layers.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+
+def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
+    """sqrt(sum ||h(mid) - avg||^2 / sum ||(h1 - h2)/2||^2) over pairs of inputs and their midpoints.
+
+    Args:
+      first_ND: a layer's output for the first input of each pair.
+      second_ND: for the second.
+      middle_ND: for their average.
+
+    Returns:
+      A float64 scalar: 0 for an affine layer, about sqrt(3) for unrelated outputs, NaN where none differ.
+    """
+    return midpoint_from_sums(*midpoint_sums(first_ND, second_ND, middle_ND))
+
+
+def midpoint_sums(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums of squares of `midpoint_nonlinearity`, in float64, to be added up over tiles of pairs."""
+    deviation = half_distance = torch.zeros((), dtype=torch.float64, device=middle_ND.device)
+    # Row by row: a whole tile of feature maps in float64 can be gigabytes.
+    for first_D, second_D, middle_D in zip(first_ND, second_ND, middle_ND, strict=True):
+        first_D, second_D = first_D.double(), second_D.double()
+        deviation = deviation + (middle_D.double() - (first_D + second_D) / 2).square().sum()
+        half_distance = half_distance + ((first_D - second_D) / 2).square().sum()
+    return deviation, half_distance
+
+
+def midpoint_from_sums(deviation: Tensor, half_distance: Tensor) -> Tensor:
+    """`midpoint_nonlinearity` from its two sums of squares."""
+    return (deviation / half_distance).sqrt()
+
+
+def class_centred(logits_NC: Tensor) -> Tensor:
+    """Logits less their mean over the classes, which no prediction depends on."""
+    return logits_NC - logits_NC.mean(1, keepdim=True)
+
+
+def gate_churn(first_ND: Tensor, second_ND: Tensor) -> Tensor:
+    """Share of gates that are open for one input of a pair and closed for the other; 0 for an affine layer.
+
+    Args:
+      first_ND: a ReLU's output for the first input of each pair; a gate is open where it is above 0.
+      second_ND: for the second.
+    """
+    return ((first_ND > 0) != (second_ND > 0)).double().mean()
+
+
+def independent_churn(open_share_D: Tensor) -> Tensor:
+    """The churn of gates that open independently of everything, with these shares: mean of 2p(1 - p)."""
+    return (2 * open_share_D * (1 - open_share_D)).mean()
+
+
+def centred_gram(features_ND: Tensor) -> Tensor:
+    """Inner products of images, U-centred: diagonal 0, and every row sums to 0.
+
+    The inner product of two such matrices, over N(N - 3), is the unbiased HSIC1 of Song et al. (2012).
+
+    Args:
+      features_ND: N >= 4; float64 for results worth reporting.
+
+    Returns:
+      gram_NN.
+    """
+    n = len(features_ND)
+    assert n >= 4, "the unbiased estimator needs four images"
+    features_ND = features_ND - features_ND.mean(0)  # changes nothing but the rounding
+    gram_NN = (features_ND @ features_ND.T).fill_diagonal_(0)
+    rows_N = gram_NN.sum(0) / (n - 2)
+    rows_N -= rows_N.sum() / (2 * (n - 1))
+    gram_NN -= rows_N[:, None]
+    gram_NN -= rows_N
+    return gram_NN.fill_diagonal_(0)
+
+
+def cka_of_grams(first_NN: Tensor, second_NN: Tensor) -> Tensor:
+    """Linear CKA of two centred Gram matrices: their cosine; NaN where a layer gives all images the same."""
+    products = (first_NN * second_NN).sum(), first_NN.square().sum() * second_NN.square().sum()
+    return products[0] / products[1].sqrt()
+
+
+def linear_cka(first_ND: Tensor, second_NE: Tensor) -> Tensor:
+    """Unbiased linear centred kernel alignment of two representations of the same images.
+
+    CKA = HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L)) with K, L the Gram matrices, diagonals zeroed, and
+    HSIC1 = [tr(KL) + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'KL1/(n-2)] / (n(n-3)).
+
+    Args:
+      first_ND: N >= 4 images, any number of features.
+      second_NE: the same images.
+
+    Returns:
+      A scalar: 1 for the same representation up to rotation, scale and offset; 0 in expectation for unrelated
+      ones (slightly negative values occur).
+
+    References:
+      Kornblith et al. (2019), Similarity of neural network representations revisited;
+      Nguyen et al. (2021), Do wide and deep networks learn the same things?
+    """
+    return cka_of_grams(centred_gram(first_ND), centred_gram(second_NE))
+
+
+def largest_mean(activations_NU: Tensor, k: int) -> Tensor:
+    """Mean of each image's k largest activations (of all, where there are fewer than k), (N,)."""
+    return activations_NU.topk(min(k, activations_NU.shape[1]), dim=1).values.mean(1)
+
+
+def cross_layer_correlation(scores_NL: Tensor, labels_N: Tensor, groups: Sequence[str]) -> Tensor:
+    """The paper's linearity: mean |Pearson r| of a number per image between layers of different stages.
+
+    Within each class, r over its images for every pair of layers of different stages; mean of |r| over the
+    pairs; mean over the classes. Even unrelated layers give about sqrt(2 / (pi n)) with n images a class.
+
+    Args:
+      scores_NL: a number for each image and layer, such as `largest_mean`; the logits are one more layer.
+      labels_N: int64.
+      groups: the stage of each of the L layers.
+
+    Returns:
+      A scalar in [0, 1]. Classes with fewer than three images, and pairs of which one does not vary, are left
+      out; NaN where nothing is left.
+
+    References:
+      Ranadive et al. (2023), On the special role of class-selective neurons in early training.
+    """
+    pairs = [(i, j) for i, j in combinations(range(len(groups)), 2) if groups[i] != groups[j]]
+    if not pairs:
+        return scores_NL.new_tensor(torch.nan)
+    first, second = map(list, zip(*pairs, strict=True))
+    of_classes = [
+        _correlations(scores_NL[labels_N == c])[first, second].abs().nanmean()
+        for c in labels_N.unique()
+        if (labels_N == c).sum() >= 3
+    ]
+    return torch.stack(of_classes).nanmean() if of_classes else scores_NL.new_tensor(torch.nan)
+
+
+def _correlations(scores_NL: Tensor) -> Tensor:
+    """Pearson r of every two columns; NaN with a column that does not vary."""
+    centred_NL = scores_NL - scores_NL.mean(0)
+    norm_L = centred_NL.norm(dim=0)
+    rounding_L = 8 * torch.finfo(scores_NL.dtype).eps * scores_NL.norm(dim=0)
+    norm_L = torch.where(norm_L > rounding_L, norm_L, torch.nan)
+    return centred_NL.T @ centred_NL / (norm_L[:, None] * norm_L)
