@@ -21,13 +21,13 @@ from vestige.formulas.selectivity import (
 N, U, C = 60, 8, 5
 
 
-@pytest.fixture
-def activations_NU():
+@pytest.fixture(name="activations_NU")
+def _activations():
     return torch.rand(N, U, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.fixture
-def labels_N():
+@pytest.fixture(name="labels_N")
+def _labels():
     labels_N = torch.randint(0, C, (N,), generator=torch.Generator().manual_seed(1))
     return labels_N.where(labels_N != 3, 4)  # class 3 has no image
 
@@ -94,17 +94,19 @@ def test_a_constant_neuron_explains_nothing(constant):
     assert csi(sums_CU / counts_C[:, None]).item() == pytest.approx(0, abs=1e-12)
 
 
-INVARIANCES = {  # change -> does each measure keep its value?
-    "scale": dict(csi=True, csi_cv=True, eta2=True, sparsity=True, reliability=True),
-    "offset": dict(csi=False, csi_cv=False, eta2=True, sparsity=False, reliability=True),
-    "permute classes": dict(csi=True, csi_cv=True, eta2=True, sparsity=True, reliability=True),
-    "permute images": dict(csi=True, csi_cv=True, eta2=True, sparsity=True, reliability=True),
-    "add an absent class": dict(csi=True, csi_cv=True, eta2=True, sparsity=True, reliability=True),
-    "permute labels": dict(csi=False, csi_cv=False, eta2=False, sparsity=True, reliability=False),
+MEASURES = ("csi", "csi_cv", "eta2", "sparsity", "reliability")
+CHANGED_BY = {  # which measures a change of the data changes; the others keep their value
+    "scale": (),
+    "offset": ("csi", "csi_cv", "sparsity"),
+    "permute classes": (),
+    "permute images": (),
+    "add an absent class": (),
+    "permute labels": ("csi", "csi_cv", "eta2", "reliability"),
 }
 
 
-@pytest.mark.parametrize(("change", "measure"), [(c, m) for c in INVARIANCES for m in INVARIANCES[c]])
+@pytest.mark.parametrize("change", CHANGED_BY)
+@pytest.mark.parametrize("measure", MEASURES)
 def test_invariances(change, measure, activations_NU, labels_N):
     order_N = torch.randperm(N, generator=torch.Generator().manual_seed(2))
     renamed_C = torch.tensor([2, 0, 4, 1, 3])
@@ -121,7 +123,7 @@ def test_invariances(change, measure, activations_NU, labels_N):
     before_U = _measure(measure, signal_NU, labels_N, C, half_N)
     after_U = _measure(measure, changed_NU, changed_N, classes, halves_N)
     same = torch.allclose(before_U, after_U, atol=1e-5, rtol=0)
-    assert same == INVARIANCES[change][measure]
+    assert same == (measure not in CHANGED_BY[change])
     assert not before_U.isnan().any()
 
 
@@ -137,7 +139,7 @@ def _measure(name, a_NU, labels_N, classes, half_N):
 
 
 def test_noise_biases_the_index_but_not_the_cross_validated_one():
-    """400 neurons without signal: the mean of csi_cv is 0 to three standard errors, that of csi far from it."""
+    """400 neurons without signal: mean csi_cv is 0 to three standard errors, mean csi far from it."""
     generator = torch.Generator().manual_seed(3)
     classes, images = 20, 20
     a_NU = -torch.rand(images * classes, 400, generator=generator, dtype=torch.float64).log()  # exponential
@@ -152,7 +154,7 @@ def test_noise_biases_the_index_but_not_the_cross_validated_one():
 
 
 def test_csi_cv_by_hand():
-    """A names class 0 (lead of 2 in B over 4 + 1 in A), B names class 1 (lead of 0 in A over 4 + 1.5 in B)."""
+    """A names class 0: a lead of 3 - 2 in B over 4 + 1 in A; B names class 1: 2 - 2 in A over 4 + 1.5 in B."""
     means_a_CU = torch.tensor([[4.0], [2.0], [0.0], [9.0]])
     means_b_CU = torch.tensor([[3.0], [4.0], [0.0], [torch.nan]])
     expected = ((3 - 2) / (4 + 1 + 1e-6) + (2 - 2) / (4 + 1.5 + 1e-6)) / 2
@@ -219,9 +221,8 @@ def test_gradient_agrees_with_finite_differences(measure, activations_NU, labels
 
 
 def test_gradient_of_eta2_agrees_with_finite_differences(activations_NU, labels_N):
-    assert torch.autograd.gradcheck(
-        lambda a: eta2(a, labels_N, C), activations_NU[:, :3].clone().requires_grad_()
-    )
+    some_NU = activations_NU[:, :3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda a_NU: eta2(a_NU, labels_N, C), some_NU)
     dead_NU = torch.zeros(N, 2, requires_grad=True)
     eta2(dead_NU, labels_N, C).sum().backward()
     assert dead_NU.grad is not None
