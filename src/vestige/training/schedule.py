@@ -1,4 +1,4 @@
-"""When things happen in training: learning rate, checkpoints and windows, all as functions of the optimiser step.
+"""When things happen in training: learning rate, checkpoints and windows as functions of the optimiser step.
 
 No torch here: planning a study needs these.
 """
@@ -18,8 +18,8 @@ def steps_in_epoch(images: int, batch_size: int) -> int:
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:
     """Learning rate of the update that leads from `step` to `step + 1`.
 
-    Linear warmup ends at the full rate: (step + 1) / warmup steps. `step`: divided by 10 at the start of each of
-    `step_epochs`. `cosine`: from the full rate after warmup to 0 at the end of training.
+    Linear warmup ends at the full rate: (step + 1) / warmup steps. `step`: divided by 10 at the start of each
+    of `step_epochs`. `cosine`: from the full rate after warmup to 0 at the end of training.
 
     References:
       Loshchilov & Hutter 2017 (cosine), https://arxiv.org/abs/1608.03983; Goyal et al. 2017 (warmup),
@@ -83,7 +83,7 @@ def window_steps(window: Window, steps_per_epoch: int, total: int) -> tuple[int,
         raise ConfigError(
             f"placing the window {shown}",
             found=f"it ends at step {stop}, but {length}",
-            remedy="End the window earlier (leave `stop` out for the end of training), or train longer (recipe.epochs)",
+            remedy="End it earlier (without `stop`: the end of training), or train longer (recipe.epochs)",
         )
     if stop <= start:
         raise ConfigError(
@@ -95,7 +95,7 @@ def window_steps(window: Window, steps_per_epoch: int, total: int) -> tuple[int,
 
 
 def onset(interventions: Iterable[InterventionConfig], steps_per_epoch: int, total: int) -> int | None:
-    """The first step at which any intervention acts: until then the run is its baseline; None without interventions.
+    """The first step at which any intervention acts (until then the run is its baseline); None without any.
 
     Raises:
       ConfigError: a window does not lie within training.
@@ -105,7 +105,7 @@ def onset(interventions: Iterable[InterventionConfig], steps_per_epoch: int, tot
 
 
 def _log_spaced(count: int, last: int) -> set[int]:
-    """Up to `count` whole numbers 1, ..., last, equally spaced in their logarithm; rounding may merge some."""
+    """Up to `count` whole numbers 1, ..., `last`, evenly spaced in their logarithm."""
     if count == 1:
         return {1}
     return {round(last ** (k / (count - 1))) for k in range(count)}

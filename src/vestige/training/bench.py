@@ -1,0 +1,112 @@
+"""What a run needs in memory before its first step: images, network, optimiser, and what acts on them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vestige.config import InterventionConfig, RecipeConfig, StudyConfig
+from vestige.data.datasets import ImageSet, open_images
+from vestige.data.loader import TrainingLoader
+from vestige.data.transforms import normalise
+from vestige.models.graph import Graph
+from vestige.models.layers import find_layers
+from vestige.models.zoo import build as build_model
+from vestige.models.zoo import check_classes
+from vestige.training import interventions
+from vestige.training.events import Intervention, LoopState
+from vestige.training.schedule import window_steps
+
+Forward = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Inputs to logits, and activations by fx node."""
+
+
+@dataclass
+class Bench:
+    """A run before its first step.
+
+    Attributes:
+      study: the study.
+      state: what hooks see: the network at its initialisation, in train mode, and its optimiser.
+      loader: batches as a function of the step.
+      test: the images evaluated at checkpoints.
+      layout: memory format of network and inputs.
+      interventions: those of the condition.
+      graph: the network traced, sharing its parameters; None without interventions.
+    """
+
+    study: StudyConfig
+    state: LoopState
+    loader: TrainingLoader
+    test: ImageSet
+    layout: torch.memory_format
+    interventions: tuple[Intervention, ...] = ()
+    graph: Graph | None = None
+    _forwards: dict[tuple[str, ...], Forward] = field(default_factory=dict)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.study.recipe.epochs * self.state.steps_per_epoch
+
+    def forward(self, active: Sequence[Intervention]) -> Forward:
+        """The network; with the activations that active interventions need, where there are any.
+
+        Without them it is the plain module: until an onset a run is its baseline, to the last bit.
+        """
+        nodes = tuple(dict.fromkeys(node for one in active for node in one.nodes))
+        if nodes not in self._forwards:
+            if nodes:
+                assert self.graph is not None
+                self._forwards[nodes] = self.graph.capturing(nodes)
+            else:
+                model = self.state.model
+                self._forwards[nodes] = lambda inputs: (model(inputs), {})
+        return self._forwards[nodes]
+
+
+def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device) -> Bench:
+    """Open the images, build the network at its initialisation, and set up what acts on it.
+
+    Raises:
+      ConfigError: an intervention without effect.
+      DataError, ModelError: images or a network that cannot be used.
+    """
+    recipe, data = study.recipe, study.data
+    train = open_images(data.train, "train", data)
+    test = open_images(data.test, "test", data)
+    classes = len(train.class_names)
+    sample = normalise(train.images(np.arange(min(2, len(train)))), data.mean, data.std)
+    _, channels, size, _ = sample.shape
+    model = build_model(study.model, classes=classes, channels=channels, size=size, seed=seed)
+    check_classes(model, sample, classes)
+    configs = study.conditions[condition].interventions
+    loader = TrainingLoader(train, data, recipe.batch_size, seed)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    acting = _interventions(configs, model, sample, loader.steps_per_epoch, recipe.epochs) if configs else ()
+    model = model.to(device=device, memory_format=layout).train()
+    state = LoopState(model, _sgd(model, recipe), device, seed, classes, loader.steps_per_epoch)
+    graph = Graph.trace(model, copy=False) if acting else None
+    return Bench(study, state, loader, test, layout, acting, graph)
+
+
+def _interventions(
+    configs: Sequence[InterventionConfig], model: nn.Module, sample: Tensor, steps_per_epoch: int, epochs: int
+) -> tuple[Intervention, ...]:
+    # The layers are found on a copy: a forward in train mode would move the batch-norm statistics.
+    layers = find_layers(Graph.trace(model), sample)
+    windows = [window_steps(one.window, steps_per_epoch, epochs * steps_per_epoch) for one in configs]
+    return interventions.build(configs, layers, windows)
+
+
+def _sgd(model: nn.Module, recipe: RecipeConfig) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )

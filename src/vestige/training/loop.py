@@ -1,0 +1,205 @@
+"""The training loop, as `events` draws it: one run, from its beginning or from where it was stopped."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from vestige.config import StudyConfig
+from vestige.data.loader import Batch
+from vestige.errors import TrainingError
+from vestige.runs.store import RunFolder
+from vestige.training.bench import Bench, prepare
+from vestige.training.events import Event, Intervention
+from vestige.training.history import Meter, NotFiniteError, Row, evaluate
+from vestige.training.keeper import Keeper, Parent
+from vestige.training.runtime import autocast, session, stateless_seed
+from vestige.training.schedule import checkpoint_steps, learning_rate
+from vestige.training.state import Progress
+
+__all__ = ["Parent", "train_run"]
+
+LOOK_EVERY = 64
+"""Steps between looks at the loss: each look waits for the device."""
+REPORT_SECONDS = 0.2
+
+Report = Callable[[int, int], None]
+"""Called with the steps taken, and the steps in all."""
+
+
+def train_run(
+    study: StudyConfig,
+    condition: str,
+    seed: int,
+    run: RunFolder,
+    *,
+    key: str,
+    settings: dict[str, Any],
+    parent: Parent | None = None,
+    onsets: Sequence[int] = (),
+    progress: Report | None = None,
+) -> None:
+    """Train one run to its end, going on from its latest whole state.
+
+    Args:
+      study: the study.
+      condition: one of its conditions.
+      seed: of initialisation, order, augmentation and whatever else is random.
+      run: where its files go.
+      key: hash of everything that can change its weights; what another key made is not used.
+      settings: the same, readable, for the manifest.
+      parent: the state to begin from instead of the initialisation; checkpoints and history then only hold
+        the steps after it.
+      onsets: steps at which the full state is kept, for late conditions to branch from.
+      progress: called now and then, and at the end.
+
+    Raises:
+      ConfigError: an intervention without effect; a device that is not there.
+      DataError, ModelError: images or a network that cannot be used.
+      StoreError: files that cannot be written or read.
+      TrainingError: a loss or weights that are NaN or infinite.
+    """
+    with session(study.compute) as device:
+        bench = prepare(study, condition, seed, device)
+        steps_per_epoch = bench.state.steps_per_epoch
+        first = 0 if parent is None else parent.step + 1
+        planned = checkpoint_steps(study.checkpoints, steps_per_epoch, study.recipe.epochs)
+        keeper = Keeper(
+            run,
+            condition,
+            seed,
+            key,
+            settings,
+            planned=[step for step in planned if step >= first],
+            onsets=[step for step in onsets if step >= first],
+            steps_per_epoch=steps_per_epoch,
+            columns=[f"{one.name}.{quantity}" for one in bench.interventions for quantity in one.quantities],
+            parent=parent,
+        )
+        _train(bench, keeper, progress or _no_report)
+
+
+def _no_report(done: int, total: int) -> None: ...
+
+
+def _train(bench: Bench, keeper: Keeper, report: Report) -> None:
+    state, total = bench.state, bench.total_steps
+    done = keeper.begin(state.model, state.optimizer)
+    meter = Meter(state.classes, done.sums)
+    _tell(Event.RUN_START, bench.interventions, bench)
+    if done.step in keeper.planned and not done.rows:
+        _keep(bench, keeper, meter, done)
+    stops = {*keeper.planned, *keeper.onsets}
+    reported = time.monotonic()
+    for step, batch in enumerate(bench.loader.batches(done.step, total), start=done.step):
+        _step(bench, step, batch, meter)
+        done.step = step + 1
+        if done.step in stops:
+            _keep(bench, keeper, meter, done)
+        elif done.step % LOOK_EVERY == 0:
+            _look(meter, keeper)
+        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            reported = now
+            report(done.step, total)
+    _tell(Event.RUN_END, bench.interventions, bench)
+    report(total, total)
+
+
+def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
+    """One optimiser step; `events` draws it."""
+    state, recipe = bench.state, bench.study.recipe
+    active = [one for one in bench.interventions if one.active(step)]
+    torch.manual_seed(stateless_seed("step", state.seed, step))
+    state.step, state.lr = step, learning_rate(recipe, step, state.steps_per_epoch)
+    state.inputs = batch.inputs.to(state.device, non_blocking=True, memory_format=bench.layout)
+    state.labels_cpu = batch.labels
+    state.labels = batch.labels.to(state.device, non_blocking=True)
+    _tell(Event.BATCH_START, active, bench)
+    with autocast(state.device, recipe.dtype):
+        state.logits, state.activations = bench.forward(active)(state.inputs)
+        _tell(Event.FORWARD_END, active, bench)
+        state.cross_entropy = functional.cross_entropy(state.logits, state.labels)
+    state.loss = state.cross_entropy
+    for one in active:
+        if (penalty := one.penalty(state)) is not None:
+            state.loss = state.loss + penalty
+    _tell(Event.LOSS_END, active, bench)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.loss.backward()
+    _tell(Event.BACKWARD_END, active, bench)
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.lr
+    state.optimizer.step()
+    _tell(Event.STEP_END, active, bench)
+    _note(bench, active, meter)
+
+
+def _note(bench: Bench, active: Sequence[Intervention], meter: Meter) -> None:
+    state = bench.state
+    meter.add_batch(state.step, state.lr, state.loss, state.cross_entropy, state.logits, state.labels)
+    for one in active:
+        for quantity, value in one.log().items():
+            meter.add_scalar(f"{one.name}.{quantity}", value)
+    state.activations = {}  # else the maps of this step are held through the next
+
+
+def _tell(event: Event, listeners: Iterable[Intervention], bench: Bench) -> None:
+    for one in listeners:
+        one.on(event, bench.state)
+
+
+def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
+    """Look at the loss and the weights; at a planned step add rows to the history; write what is due."""
+    _look(meter, keeper)
+    state = bench.state
+    lr = learning_rate(bench.study.recipe, max(done.step - 1, 0), state.steps_per_epoch)
+    if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
+        raise _diverged(max(done.step - 1, 0), lr, keeper, "the weights are NaN or infinite")
+    if done.step in keeper.planned:
+        where = {"step": done.step, "epoch": done.step / state.steps_per_epoch, "lr": lr}
+        rows: list[Row] = []
+        if means := meter.take():
+            rows.append({**where, "split": "train", **means})
+        rows.append({**where, "split": "test", **_test(bench)})
+        done.rows = [*done.rows, *rows]
+    done.sums = dict(meter.sums)
+    keeper.save(state.model, state.optimizer, done)
+    if done.step in keeper.planned:
+        _tell(Event.CHECKPOINT, bench.interventions, bench)
+
+
+def _test(bench: Bench) -> dict[str, float]:
+    study, state = bench.study, bench.state
+    return evaluate(
+        state.model,
+        bench.test,
+        study.data,
+        tile=study.measurements.tile,
+        classes=state.classes,
+        device=state.device,
+        dtype=study.recipe.dtype,
+        memory_format=bench.layout,
+    )
+
+
+def _look(meter: Meter, keeper: Keeper) -> None:
+    try:
+        meter.flush()
+    except NotFiniteError as error:
+        raise _diverged(error.step, error.lr, keeper, f"the loss is {error.loss}") from error
+
+
+def _diverged(step: int, lr: float, keeper: Keeper, found: str) -> TrainingError:
+    good = keeper.last_good
+    last = (
+        "there is no earlier checkpoint"
+        if good is None
+        else f"the last good checkpoint is that of step {good}"
+    )
+    return TrainingError(
+        f"training {keeper.condition!r}, seed {keeper.seed}, at step {step}",
+        found=f"{found}, at learning rate {lr:g}; {last}",
+        remedy="Lower recipe.lr or the alpha of the interventions, or warm up (recipe.warmup_epochs)",
+    )

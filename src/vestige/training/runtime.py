@@ -1,0 +1,64 @@
+"""Where training runs, and what it leaves as it found: device, threads, kernels, random numbers, autocast."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from vestige.config import ComputeConfig
+from vestige.errors import ConfigError
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `compute.device` names; `auto` is a GPU where there is one.
+
+    Raises:
+      ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    doing = f"choosing the device {name!r} (compute.device)"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            doing, found="torch knows no such device", remedy="Choose one of 'auto', 'cpu', 'cuda', 'cuda:1'"
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            doing, found=f"vestige does not train on {device.type!r}", remedy="Choose 'cpu' or 'cuda'"
+        )
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        raise ConfigError(doing, found=f"torch sees {count} GPUs here", remedy="Choose 'cpu' or 'auto'")
+    return device
+
+
+@contextmanager
+def session(compute: ComputeConfig) -> Iterator[torch.device]:
+    """Set threads and deterministic kernels for a run; put all back afterwards, random numbers too."""
+    device = choose_device(compute.device)
+    threads = torch.get_num_threads()
+    devices = [device] if device.type == "cuda" else []
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.random.fork_rng(devices=devices), cudnn:
+        torch.set_num_threads(compute.threads)
+        try:
+            yield device
+        finally:
+            torch.set_num_threads(threads)
+
+
+def stateless_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of its parts only: no stream has to be replayed to reach a step."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
+    """Forward and loss in `bfloat16`, or as they are."""
+    low = AUTOCAST[dtype]
+    return nullcontext() if low is None else torch.autocast(device.type, dtype=low)
