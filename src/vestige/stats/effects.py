@@ -1,4 +1,4 @@
-"""Areas under ablation curves: integral over the ablated fraction of (acc - 1/C) / (acc0 - 1/C), by trapezoid."""
+"""Areas under ablation curves: (acc - 1/C) / (acc0 - 1/C) over the ablated share, by trapezoid."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Paired t intervals, one-sided ends, Holm's correction: mean +- t(n - 1) * SD / sqrt(n), one value a seed."""
+"""Paired t intervals, one-sided ends, Holm's correction: mean +- t(n - 1) SD / sqrt(n), one value a seed."""
 
 import math
 from collections.abc import Sequence

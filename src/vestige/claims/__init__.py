@@ -1,0 +1,1 @@
+"""What a study claims, clause by clause, and what its tables say about it."""

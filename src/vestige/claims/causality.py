@@ -1,0 +1,114 @@
+"""C4: harm H(x) = final accuracy of the baseline minus that of x, and whether the windows cut selectivity."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from vestige.claims.curves import Curve, Material
+from vestige.claims.evidence import Sample, collect, why_absent
+
+CUT = 0.8
+"""Share of m that an intervention must remove within its window."""
+FINAL_CHECKPOINTS = 3
+
+
+def causality(material: Material) -> dict[str, Sample]:
+    """C4's clauses; beside them the harm of every condition and the manipulation checks."""
+    roles = material.claims.roles
+    samples = {
+        "C4.a": _harm(material, roles.baseline, roles.early),
+        "C4.b": _harm(material, roles.baseline, roles.late),
+        "C4.c": _harm(material, roles.mid, roles.early, _unequal_windows(material, roles.early, roles.mid)),
+        "C4.d": _harm(
+            material,
+            roles.permuted_eta2_early,
+            roles.eta2_early,
+            _unequal_windows(material, roles.eta2_early, roles.permuted_eta2_early),
+        ),
+        "C4.cut.early": cut(material, roles.early),
+        "C4.cut.late": cut(material, roles.late),
+        "C4.cut.mid": cut(material, roles.mid),
+    }
+    others = [name for name in material.study.conditions if name != roles.baseline]
+    return samples | {f"C4.harm.{name}": _harm(material, roles.baseline, name) for name in others}
+
+
+def cut(material: Material, condition: str) -> Sample:
+    """1 - m(condition)/m(baseline) over the checkpoints in (start, stop] of the condition's window.
+
+    Each checkpoint counts for the steps since the one before: log-spaced checkpoints would else give most of
+    the weight to the first few steps, in which no intervention can act yet.
+    """
+    baseline = material.claims.roles.baseline
+    for name in (condition, baseline):
+        if material.rows("selectivity", name).is_empty():
+            return Sample(missing=why_absent(material.study, "selectivity", name))
+    window = window_steps(material, condition)
+    if window is None:
+        return Sample(missing=f"{condition!r} has no window: it has no intervention, or no epoch is over yet")
+    arms, bases = material.selectivity(condition), material.selectivity(baseline)
+
+    def one(seed: int) -> float | str:
+        arm, base = arms.get(seed, {}), bases.get(seed, {})
+        steps = sorted(step for step in arm if step in base and window[0] < step <= window[1])
+        if not steps:
+            return f"no csi_cv of both conditions in steps ({window[0]}, {window[1]}]"
+        below = _time_mean(base, steps, window[0])
+        return (
+            1 - _time_mean(arm, steps, window[0]) / below
+            if below > 0
+            else "the baseline's csi_cv is not positive"
+        )
+
+    return collect(material.study.seeds, one)
+
+
+def window_steps(material: Material, condition: str) -> tuple[int, int] | None:
+    """From the first step to the last at which an intervention of the condition acts, [start, stop)."""
+    config, last = material.study.conditions.get(condition), material.last_step
+    if config is None or not config.interventions or last is None:
+        return None
+    starts, stops = [], []
+    for intervention in config.interventions:
+        window = intervention.window
+        unit = 1 if window.unit == "steps" else material.steps_per_epoch
+        if unit is None:
+            return None
+        starts.append(round(window.start * unit))
+        stops.append(last if window.stop is None else round(window.stop * unit))
+    return min(starts), max(stops)
+
+
+def _harm(material: Material, reference: str, condition: str, note: str = "") -> Sample:
+    for name in (reference, condition):
+        if material.rows("history", name).is_empty():
+            return Sample(missing=why_absent(material.study, "history", name))
+
+    def one(seed: int) -> float | str:
+        before, after = (_final_accuracy(material, name, seed) for name in (reference, condition))
+        if isinstance(before, str) or isinstance(after, str):
+            return before if isinstance(before, str) else after
+        return before - after
+
+    return collect(material.study.seeds, one, note)
+
+
+def _final_accuracy(material: Material, condition: str, seed: int) -> float | str:
+    """Mean test accuracy at the last three checkpoints of training, the baseline's of the same seed."""
+    own = material.accuracy(condition).get(seed, {})
+    steps = sorted(material.accuracy(material.claims.roles.baseline).get(seed, {}))[-FINAL_CHECKPOINTS:]
+    if len(steps) < FINAL_CHECKPOINTS or steps[-1] != material.last_step or not set(steps) <= set(own):
+        return f"{condition!r} lacks the test accuracy of the last {FINAL_CHECKPOINTS} checkpoints"
+    return sum(own[step] for step in steps) / FINAL_CHECKPOINTS
+
+
+def _time_mean(curve: Curve, steps: Sequence[int], start: int) -> float:
+    widths = [b - a for a, b in pairwise([start, *steps])]
+    return sum(w * curve[step] for w, step in zip(widths, steps, strict=True)) / sum(widths)
+
+
+def _unequal_windows(material: Material, one: str, other: str) -> str:
+    windows = [window_steps(material, name) for name in (one, other)]
+    lengths = [window[1] - window[0] for window in windows if window]
+    if len(set(lengths)) < 2:
+        return ""
+    return f"the windows differ in length: {one!r} {lengths[0]} steps, {other!r} {lengths[1]} steps"

@@ -1,0 +1,289 @@
+"""Curves -> the statistic of every clause, one number a seed; a seed without one is named with the reason."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from vestige.claims.curves import (
+    PROTOCOL,
+    Curve,
+    Curves,
+    Material,
+    advantage_curves,
+    inner_stages,
+    linearity_curves,
+    mean_over,
+    selectivity_curves,
+)
+from vestige.config import StudyConfig
+from vestige.stats.effects import judgeable
+
+COMMANDS = {"selectivity": "measure", "cumulative": "ablate", "linearity": "linearity", "history": "train"}
+KALIMERIS = "kalimeris"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One statistic over the seeds.
+
+    Attributes:
+      values: by seed; finite.
+      left_out: why a seed of the study has no value.
+      missing: why there is no value at all and what would give it; empty where there is one.
+      note: anything else that a reader of the number must know.
+    """
+
+    values: Mapping[int, float] = field(default_factory=dict)
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    missing: str = ""
+    note: str = ""
+
+
+def collect(seeds: Iterable[int], of: Callable[[int], float | str], note: str = "") -> Sample:
+    """One number for every seed, or why there is none; NaN and infinity are no numbers."""
+    values: dict[int, float] = {}
+    left_out: dict[int, str] = {}
+    for seed in seeds:
+        match of(seed):
+            case str(reason):
+                left_out[seed] = reason
+            case value if math.isfinite(value):
+                values[seed] = value
+            case value:
+                left_out[seed] = f"its value is {value}"
+    missing = "" if values else f"no seed has a value: {name_seeds(left_out)}"
+    return Sample(values, left_out, missing, note)
+
+
+def name_seeds(left_out: Mapping[int, str]) -> str:
+    """`seeds 1, 2: reason; seed 4: reason`."""
+    reasons = dict.fromkeys(left_out.values())
+    return "; ".join(
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {reason}"
+        for reason in reasons
+        if (seeds := [seed for seed, why in left_out.items() if why == reason])
+    )
+
+
+def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
+    """Why a table has no rows of a condition, and which command or field would give them."""
+    if condition not in study.conditions:
+        return (
+            f"the study has no condition {condition!r}: add it to conditions, or name another in claims.roles"
+        )
+    config, command = getattr(study.measurements, kind, None), f"run `vestige {COMMANDS[kind]}`"
+    if kind != "history" and config is None:
+        return f"measurements.{kind} is null in the study: give it settings and {command}"
+    if (chosen := getattr(config, "conditions", None)) is not None and condition not in chosen:
+        return f"measurements.{kind}.conditions leaves out {condition!r}: add it and {command}"
+    if PROTOCOL not in getattr(config, "protocols", (PROTOCOL,)):
+        return f"measurements.{kind}.protocols leaves out {PROTOCOL!r}: add it and {command}"
+    return f"{kind} of {condition!r} is not there yet: {command}"
+
+
+def log_ratio(above: float | None, below: float | None) -> float | str:
+    """ln(above / below), or why there is none."""
+    if above is None or below is None:
+        return "a value of the ratio is missing"
+    if not (above > 0 and below > 0):
+        return f"no logarithm of {above:.3g} / {below:.3g}"
+    return math.log(above / below)
+
+
+def peak_steps(curves: Curves) -> dict[int, int]:
+    """t* of every seed: the step at which m averaged over the *other* seeds is largest (the first of equals).
+
+    Only steps that every curve has are compared. A single seed has no others: its own peak, biased upward.
+    """
+    shared = sorted(set.intersection(*(set(curve) for curve in curves.values()))) if curves else []
+    peaks: dict[int, int] = {}
+    for seed in curves:
+        others = [curves[s] for s in curves if s != seed] or [curves[seed]]
+        peaks[seed] = max(shared, key=lambda step: sum(curve[step] for curve in others))
+    return peaks
+
+
+def emergence(material: Material) -> dict[str, Sample]:
+    """C1 and, beside it, the same for eta2_adj."""
+    baseline, last = material.claims.roles.baseline, material.last_step
+    rows = material.rows("selectivity", baseline)
+    names = (
+        "C1.rise",
+        "C1.fall",
+        "C1.rapid",
+        "C1.remains",
+        "C1.peak",
+        "C1.recession",
+        "C1.eta2-fall",
+        "C1.eta2-rise",
+    )
+    if rows.is_empty() or last is None:
+        return _all_missing(names, why_absent(material.study, "selectivity", baseline))
+    if not inner_stages(rows):
+        return _all_missing(names, "all layers are of the last stage, which m(t) leaves out")
+    every = material.selectivity(baseline)
+    whole = {seed: m for seed in material.study.seeds if {0, last} <= set(m := every.get(seed, {}))}
+    peaks = peak_steps(whole)
+    note = "t* is the seed's own peak, for want of other seeds: biased upward" if len(whole) == 1 else ""
+
+    def sample(of: Callable[[Curve, int], float | str], curves: Curves = whole) -> Sample:
+        def one(seed: int) -> float | str:
+            if seed not in peaks:
+                return f"no csi_cv at step 0 or at the last step ({last})"
+            return of(curves.get(seed, {}), peaks[seed])
+
+        return collect(material.study.seeds, one, note)
+
+    eta2 = material.selectivity(baseline, "eta2_adj")
+    return {
+        "C1.rise": sample(lambda m, peak: log_ratio(m[peak], m[0])),
+        "C1.fall": sample(lambda m, peak: log_ratio(m[peak], m[last])),
+        "C1.rapid": sample(lambda m, peak: (m[peak] + m[last]) / 2 - m[quarter_step(m, peak, last)]),
+        "C1.remains": sample(lambda m, _: m[last]),
+        "C1.peak": sample(lambda _, peak: float(peak)),
+        "C1.recession": sample(lambda m, peak: _recession_by_quarter(m, peak, last)),
+        "C1.eta2-fall": sample(lambda e, peak: log_ratio(e.get(peak), e.get(last)), eta2),
+        "C1.eta2-rise": sample(lambda e, peak: log_ratio(e.get(peak), e.get(0)), eta2),
+    }
+
+
+def quarter_step(curve: Curve, peak: int, last: int) -> int:
+    """The last checkpoint by 0.25 T; the peak where it comes later: then nothing has receded by then."""
+    return max([peak, *(step for step in curve if step <= 0.25 * last)])
+
+
+def importance(material: Material) -> dict[str, Sample]:
+    """C2: the area that csi-desc takes beyond activity-matched, early and its change, by ablation value."""
+    samples: dict[str, Sample] = {}
+    baseline, last = material.claims.roles.baseline, material.last_step
+    rows = material.rows("cumulative", baseline)
+    for value in ("zero", "mean"):
+        names = (f"C2.early.{value}", f"C2.change.{value}", f"C2.final.{value}")
+        if reason := _no_areas(material, rows, value):
+            samples |= _all_missing(names, reason)
+            continue
+        assert last is not None
+        assert material.classes is not None
+        curves = advantage_curves(rows, value, _inner_scopes(material, rows), material.classes)
+        samples |= dict(
+            zip(names, _early_and_final(material, curves, last, "no judgeable curve"), strict=True)
+        )
+    return samples
+
+
+def linearity(material: Material) -> dict[str, Sample]:
+    """C3: midpoint nonlinearity of the logits and the Kalimeris share, early against the end."""
+    baseline, last = material.claims.roles.baseline, material.last_step
+    rows = material.rows("linearity", baseline)
+    shares = ("C3.b.level", "C3.b.above-final", "C3.b.final")
+    middles = ("C3.a", "C3.a.judgeable")
+    if rows.is_empty() or last is None:
+        return _all_missing((*middles, *shares), why_absent(material.study, "linearity", baseline))
+    midpoint, kalimeris = linearity_curves(rows, "midpoint"), linearity_curves(rows, KALIMERIS)
+    samples = (
+        _midpoints(material, midpoint, last) if midpoint else _all_missing(middles, _no_measure("midpoint"))
+    )
+    if not kalimeris:
+        return samples | _all_missing(shares, _no_measure(KALIMERIS))
+    early, change, final = _early_and_final(material, kalimeris, last, "no Kalimeris share")
+    return samples | dict(zip(shares, (early, change, final), strict=True))
+
+
+def suggest_early_window(selectivity: pl.DataFrame, condition: str = "baseline") -> int | None:
+    """The rule that fixes `claims.early_window` from pilot seeds.
+
+    Args:
+      selectivity: the selectivity table of the pilot seeds.
+      condition: the baseline.
+
+    Returns:
+      The first checkpoint after t* (peak of m averaged over the pilot seeds) at which that average has fallen
+      halfway from its peak to its final value; None where it never falls, or there are no rows.
+    """
+    rows = selectivity.filter(pl.col("condition") == condition, pl.col("protocol") == PROTOCOL)
+    curves = list(selectivity_curves(rows).values())
+    shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    if not shared:
+        return None
+    mean = {step: sum(curve[step] for curve in curves) / len(curves) for step in shared}
+    peak = max(shared, key=mean.__getitem__)
+    halfway = (mean[peak] + mean[shared[-1]]) / 2
+    return next((step for step in shared if step > peak and mean[step] <= halfway), None)
+
+
+def _early_and_final(
+    material: Material, curves: Curves, last: int, lack: str
+) -> tuple[Sample, Sample, Sample]:
+    """Mean over the early window, that minus the final value, and the final value."""
+    window, seeds = material.claims.early_window, material.study.seeds
+
+    def early(seed: int) -> float | str:
+        value = mean_over(curve := curves.get(seed, {}), [step for step in curve if step < window])
+        return value if math.isfinite(value) else f"{lack} before step {window}"
+
+    def final(seed: int) -> float | str:
+        return curves.get(seed, {}).get(last, f"{lack} at the last step ({last})")
+
+    def change(seed: int) -> float | str:
+        first, then = early(seed), final(seed)
+        if isinstance(first, str) or isinstance(then, str):
+            return first if isinstance(first, str) else then
+        return first - then
+
+    return collect(seeds, early), collect(seeds, change), collect(seeds, final)
+
+
+def _midpoints(material: Material, curves: Curves, last: int) -> dict[str, Sample]:
+    accuracy = material.accuracy(material.claims.roles.baseline)
+
+    def ratio(seed: int, *, only_judgeable: bool) -> float | str:
+        curve, window = curves.get(seed, {}), material.claims.early_window
+        steps = [step for step in curve if step < window]
+        if only_judgeable:
+            steps = [s for s in steps if judgeable(accuracy.get(seed, {}).get(s, 0.0), material.classes or 2)]
+        if last not in curve or not steps:
+            return f"no midpoint nonlinearity before step {window} or at the last step ({last})"
+        return log_ratio(curve[last], mean_over(curve, steps))
+
+    seeds = material.study.seeds
+    return {
+        "C3.a": collect(seeds, lambda seed: ratio(seed, only_judgeable=False)),
+        "C3.a.judgeable": collect(seeds, lambda seed: ratio(seed, only_judgeable=True)),
+    }
+
+
+def _recession_by_quarter(m: Curve, peak: int, last: int) -> float | str:
+    fall = m[peak] - m[last]
+    return (m[peak] - m[quarter_step(m, peak, last)]) / fall if fall > 0 else "nothing has receded by the end"
+
+
+def _no_areas(material: Material, rows: pl.DataFrame, value: str) -> str:
+    config = material.study.measurements.cumulative
+    if config is not None and (lacking := {"csi-desc", "activity-matched"} - set(config.orders)):
+        return f"measurements.cumulative.orders leaves out {sorted(lacking)}: add it and run `vestige ablate`"
+    if config is not None and value not in config.values:
+        return f"measurements.cumulative.values leaves out {value!r}: add it and run `vestige ablate`"
+    if rows.filter(pl.col("value") == value).is_empty():
+        return why_absent(material.study, "cumulative", material.claims.roles.baseline)
+    if material.classes is None:
+        return "the number of classes is not known without the selectivity table: run `vestige measure`"
+    if not _inner_scopes(material, rows):
+        return "no curve of a stage outside the last: run `vestige ablate`"
+    return ""
+
+
+def _inner_scopes(material: Material, rows: pl.DataFrame) -> Sequence[str]:
+    """Stages outside the last, by the selectivity table's order of layers; without it, by the curves' own."""
+    scopes = [scope for scope in rows["scope"].unique(maintain_order=True) if scope != "all"]
+    inner = inner_stages(material.rows("selectivity", material.claims.roles.baseline)) or scopes[:-1]
+    return [scope for scope in scopes if scope in inner]
+
+
+def _no_measure(measure: str) -> str:
+    return f"the linearity table has no measure {measure!r} of the logits: run `vestige linearity` with it"
+
+
+def _all_missing(names: Iterable[str], reason: str) -> dict[str, Sample]:
+    return {name: Sample(missing=reason) for name in names}

@@ -1,0 +1,164 @@
+"""Tables -> `claims.json`: each registered claim with its clauses, numbers, verdicts and sentences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from vestige.claims.causality import CUT, causality
+from vestige.claims.curves import Material
+from vestige.claims.evidence import Sample, emergence, importance, linearity
+from vestige.claims.registry import Beside, Claim, Direction, Verdict, registered
+from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
+from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, note
+from vestige.config import StudyConfig
+from vestige.stats.intervals import holm, paired_t
+
+CLAIMS_VERSION = 1
+EVIDENCE = {"C1": emergence, "C2": importance, "C3": linearity, "C4": causality}
+CHECKS = ("C4.cut.early", "C4.cut.late")
+
+
+def judge_study(
+    study: StudyConfig, tables: Mapping[str, pl.DataFrame], *, classes: int | None = None
+) -> dict[str, Any]:
+    """Judge a study's registered claims.
+
+    Args:
+      study: the study; without `claims` nothing is judged.
+      tables: by kind: `selectivity`, `cumulative`, `linearity`, `history`, each with all conditions and seeds
+        and the columns of `runs.tables`; a missing kind counts as empty.
+      classes: number of classes; None: the largest preferred class among all neurons, plus one.
+
+    Returns:
+      The contents of `claims.json`: plain numbers, strings and lists, None for what is not a number.
+    """
+    if study.claims is None:
+        return {"version": CLAIMS_VERSION, "note": "the study registers no claims", "claims": []}
+    material = Material.of(study, tables, classes)
+    claims = registered(study)
+    samples = {claim.id: EVIDENCE[claim.id](material) for claim in claims}
+    judged = [
+        [judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims
+    ]
+    adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
+    return {
+        "version": CLAIMS_VERSION,
+        "note": _unfinished(material),
+        "early_window": study.claims.early_window,
+        "last_step": material.last_step,
+        "classes": material.classes,
+        "seeds": list(study.seeds),
+        "claims": [
+            _claim_record(claim, clauses, samples[claim.id], p_holm)
+            for claim, clauses, p_holm in zip(claims, judged, adjusted, strict=True)
+        ],
+    }
+
+
+def _claim_record(
+    claim: Claim, judged: Sequence[Judged], samples: Mapping[str, Sample], p_holm: float
+) -> dict[str, Any]:
+    verdicts = {one.clause.id: one.verdict for one in judged}
+    aside = [_beside_record(item, samples[item.id]) for item in claim.beside]
+    verdict, why = _verdict(claim, judged, samples, p_holm)
+    found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside})
+    clauses = [_clause_record(one) for one in judged]
+    sentences = {clause["id"]: clause["sentence"] for clause in clauses}
+    return {
+        "id": claim.id,
+        "title": claim.title,
+        "statement": claim.statement,
+        "sentence": claim_sentence(claim, verdict, found, sentences, verdicts, why),
+        "verdict": verdict.value,
+        "finding": found,
+        "p_value": _number(worst_p(judged)),
+        "p_holm": None if math.isnan(worst_p(judged)) else p_holm,
+        "note": why,
+        "clauses": clauses,
+        "beside": aside,
+    }
+
+
+def _verdict(
+    claim: Claim, judged: Sequence[Judged], samples: Mapping[str, Sample], p_holm: float
+) -> tuple[Verdict, str]:
+    """The claim's verdict, and what else than its clauses decided it."""
+    verdicts = [one.verdict for one in judged]
+    verdict = claim_verdict(verdicts, p_holm)
+    notes = []
+    if unmeasured := [one.clause.id for one in judged if one.verdict is Verdict.NOT_MEASURED]:
+        notes.append(f"not measured: {', '.join(unmeasured)}")
+    if claim.id == "C4" and verdict not in (Verdict.FEW_SEEDS, Verdict.NOT_MEASURED):
+        failed = [f"{name}: {state}" for name in CHECKS if (state := check(samples[name])) != "holds"]
+        if failed:
+            verdict = Verdict.INCONCLUSIVE
+            notes.append(f"manipulation check (m cut by {CUT:.0%} in both windows): {', '.join(failed)}")
+    if verdict is Verdict.INCONCLUSIVE and set(verdicts) == {Verdict.SUPPORTED} and not notes:
+        notes.append(f"every clause holds, but not after Holm's correction (p {p_holm:.2g})")
+    return verdict, "; ".join(notes)
+
+
+def check(sample: Sample) -> str:
+    """Whether a window cut m by 80%, on average over seeds: `holds`, `fails` or `not measured`."""
+    if not sample.values:
+        return Verdict.NOT_MEASURED.value
+    return "holds" if sum(sample.values.values()) / len(sample.values) >= CUT else "fails"
+
+
+def _clause_record(judged: Judged) -> dict[str, Any]:
+    clause, interval = judged.clause, judged.interval
+    return {
+        "id": clause.id,
+        "statistic": clause.statistic,
+        "unit": clause.unit.value,
+        "direction": clause.direction.value,
+        "smallest_effect": clause.smallest_effect,
+        "estimate": _number(interval.estimate),
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "upper": _number(judged.upper) if clause.direction == Direction.BELOW else None,
+        "seeds": list(judged.sample.values),
+        "values": list(judged.sample.values.values()),
+        "verdict": judged.verdict.value,
+        "p_value": _number(judged.p_value),
+        "sentence": clause_sentence(judged),
+        "note": note(judged.sample),
+    }
+
+
+def _beside_record(item: Beside, sample: Sample) -> dict[str, Any]:
+    interval = paired_t(list(sample.values.values()))
+    verdict = None
+    if item.as_clause is not None:
+        verdict = judge_clause(item.as_clause, sample).verdict.value
+    elif item.id in CHECKS:
+        verdict = check(sample)
+    sentence = item.sentence.format(amount(interval, item.unit)) if sample.values else sample.missing
+    return {
+        "id": item.id,
+        "statistic": item.statistic,
+        "unit": item.unit.value,
+        "estimate": _number(interval.estimate),
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "seeds": list(sample.values),
+        "values": list(sample.values.values()),
+        "verdict": verdict,
+        "sentence": sentence,
+        "note": note(sample),
+    }
+
+
+def _unfinished(material: Material) -> str:
+    """A warning where T is not the end of training."""
+    baseline = material.rows("history", material.claims.roles.baseline)
+    epoch, epochs = baseline["epoch"].max(), material.study.recipe.epochs
+    if isinstance(epoch, float) and epoch < epochs - 1e-6:
+        return f"training of the baseline is at epoch {epoch:.4g} of {epochs}: T is not the end of training"
+    return ""
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
