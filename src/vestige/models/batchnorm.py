@@ -1,0 +1,79 @@
+"""Recomputing batch-norm statistics: the average over batches of each batch's mean and unbiased variance."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vestige.errors import ModelError
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Recompute the running statistics of every batch norm as a cumulative average.
+
+    Every batch counts the same, so they should be of nearly equal size. Only the batch norms are in train
+    mode meanwhile; modes and momenta are put back. Nothing happens where there is no batch norm that keeps
+    statistics; one that the forward does not reach keeps its own.
+
+    Args:
+      module: changed in place.
+      batches: inputs, on the device of the module.
+
+    Raises:
+      ModelError: there are no batches, or one is too small for a variance; the statistics are as they were.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
+    modes = [(m, m.training) for m in module.modules()]
+    momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    done = 0
+    try:
+        module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative
+            norm.train()
+        with torch.no_grad():
+            for inputs in batches:
+                module(inputs)
+                done += 1
+        _check(norms, done, traced=isinstance(module, fx.GraphModule))
+    except BaseException as error:
+        for norm, buffers in zip(norms, before, strict=True):
+            _put_back(norm, buffers)
+        if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+            raise ModelError(
+                "recomputing batch-norm statistics",
+                found="a batch gives a channel a single value, which has no variance",
+                remedy="Give more images, or larger batches",
+            ) from error
+        raise
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    for norm, buffers in zip(norms, before, strict=True):
+        if not norm.num_batches_tracked:
+            _put_back(norm, buffers)
+
+
+def _check(norms: list[_BatchNorm], batches: int, *, traced: bool) -> None:
+    if not batches:
+        raise ModelError(
+            "recomputing batch-norm statistics", found="there are no images", remedy="Give at least one batch"
+        )
+    if traced and not all(norm.num_batches_tracked for norm in norms):
+        raise ModelError(
+            "recomputing batch-norm statistics",
+            found="the traced model holds a batch norm fixed in eval mode",
+            remedy="Recompute them in the model before it is traced",
+        )
+
+
+def _put_back(norm: _BatchNorm, buffers: dict[str, Tensor]) -> None:
+    for name, buffer in norm.named_buffers():
+        buffer.copy_(buffers[name])
