@@ -24,6 +24,7 @@ from vestige.data.sources import (
     read_size,
     torchvision_source,
 )
+from vestige.data.subsets import balanced_indices
 from vestige.data.transforms import crop_box
 from vestige.errors import DataError
 
@@ -173,50 +174,24 @@ def open_images(spec: str, split: str, config: DataConfig) -> ImageSet:
         raise unreadable(spec, split, error) from error
 
 
-def balanced_indices(labels: np.ndarray, n: int | None) -> np.ndarray:
-    """A fixed subset with as many images of each class as can be, the first of each, in ascending order.
-
-    The first n % C of the C classes give one more; what a class is short of, the others make up for evenly.
-
-    Args:
-      labels: (N,) whole numbers.
-      n: images in the subset; all where None or more than there are.
-
-    Returns:
-      (n,) int64.
-    """
-    if n is None or n >= len(labels):
-        return np.arange(len(labels))
-    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    quota = np.zeros(len(members), np.int64)
-    room = np.array([len(m) for m in members])
-    while (missing := n - quota.sum()) > 0:
-        open_classes = np.flatnonzero(room > quota)
-        share = np.full(len(open_classes), missing // len(open_classes))
-        share[: missing % len(open_classes)] += 1
-        quota[open_classes] = np.minimum(quota[open_classes] + share, room[open_classes])
-    return np.sort(np.concatenate([m[:q] for m, q in zip(members, quota, strict=True)]))
-
-
 def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     """The classes of a test set must be those of the training set, in the same order.
 
     Raises:
       DataError: they are not; a class folder missing from one of them would shift all labels after it.
     """
-    for i, (a, b) in enumerate(zip(train.class_names, test.class_names, strict=False)):
-        if a != b:
-            raise DataError(
-                f"comparing the classes of {train.name!r} and {test.name!r}",
-                found=f"class {i} is {a!r} in the first and {b!r} in the second",
-                remedy="Give both the same classes",
-            )
-    if len(train.class_names) != len(test.class_names):
-        raise DataError(
-            f"comparing the classes of {train.name!r} and {test.name!r}",
-            found=f"{len(train.class_names)} classes in the first and {len(test.class_names)} in the second",
-            remedy="Give both the same classes",
-        )
+    if train.class_names == test.class_names:
+        return
+    a, b = train.class_names, test.class_names
+    found = f"{len(a)} classes in the first and {len(b)} in the second"
+    if differing := [i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]:
+        i = differing[0]
+        found = f"class {i} is {a[i]!r} in the first and {b[i]!r} in the second"
+    raise DataError(
+        f"comparing the classes of {train.name!r} and {test.name!r}",
+        found=found,
+        remedy="Give both the same classes",
+    )
 
 
 def _open_source(spec: str, split: str, doing: str) -> Source:

@@ -33,6 +33,7 @@ def decode(content: Content, channels: int) -> Tensor:
         # Half the time of Pillow on small images. Grey comes from colour in one way for all formats, below.
         try:
             pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            assert isinstance(pixels, Tensor)
             if len(pixels) == channels:
                 return pixels
             if len(pixels) in (1, 3):

@@ -186,7 +186,7 @@ def unreadable(spec: str, split: str, error: OSError) -> DataError:
     """The error for a file or folder that the system does not let us read."""
     return DataError(
         reading(spec, split),
-        found=f"{error.filename} cannot be read ({error.strerror})",
+        found=f"{error.filename or 'it'} cannot be read ({error.strerror or error})",
         remedy="Make it readable",
     )
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from vestige.config import DataConfig
-from vestige.data.datasets import ImageSet, Indices, balanced_indices
+from vestige.data.datasets import ImageSet, Indices
+from vestige.data.subsets import balanced_indices
 from vestige.data.transforms import CROP_TRIES, Stream, flip, normalise, pad_crop, uniform
 
 AHEAD = 3

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute as pc
 from pyarrow import parquet as pq
 
 from vestige.data.sources import Source
@@ -27,14 +26,16 @@ def parquet_source(path: Path, doing: str) -> Source:
         schema = pq.read_schema(path)
         _check_columns(schema, doing)
         table = pq.read_table(path, columns=["image", "label"])
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the system's, not Arrow's
         reason = " ".join(str(error).split())
         raise DataError(
-            doing, found=f"not a Parquet file ({reason})", remedy="Give a Parquet file of images"
+            doing, found=f"not a whole Parquet file ({reason})", remedy="Give a Parquet file of images"
         ) from error
     images = table["image"]
     if pa.types.is_struct(images.type):
-        images = pc.struct_field(images, "bytes")
+        images = images.flatten()[images.type.get_field_index("bytes")]
     if images.null_count:
         row = images.is_null().to_pylist().index(True)
         raise DataError(
