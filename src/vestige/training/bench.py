@@ -86,7 +86,7 @@ def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device)
     loader = TrainingLoader(train, data, recipe.batch_size, seed)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     acting = _interventions(configs, model, sample, loader.steps_per_epoch, recipe.epochs) if configs else ()
-    model = model.to(device=device, memory_format=layout).train()
+    model = model.to(device).to(memory_format=layout).train()
     state = LoopState(model, _sgd(model, recipe), device, seed, classes, loader.steps_per_epoch)
     graph = Graph.trace(model, copy=False) if acting else None
     return Bench(study, state, loader, test, layout, acting, graph)

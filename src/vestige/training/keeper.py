@@ -93,13 +93,14 @@ class Keeper:
         step = progress.step
         state = self.run.state(step)
         write_state(state, model, optimizer, progress)
-        made = {state: Artifact.of(state, self.key, self._lap())}
+        made = {state: Artifact.of(state, self.key, 0.0)}
+        lap = self._lap()
         changes: dict[str, Any] = {}
         if step in self.planned:
             write_tensors(self.run.checkpoint(step), weights_of(model))
             write_table(self.run.history, self._history(progress))
             made[self.run.history] = Artifact.of(self.run.history, self.key, 0.0)
-            changes["checkpoints"] = {step: self._weights(step)}
+            changes["checkpoints"] = {step: self._weights(step, lap)}
         self._record(made, complete=self.planned[-1] == step, **changes)
         self.last_good = step
         self._drop_states(step)
@@ -165,7 +166,7 @@ class Keeper:
         if not path.is_file() or file_hash(path) != self._origin["sha256"]:
             raise _no_parent_state(parent, self.condition, "damaged" if path.exists() else "missing")
         progress = read_state(path, model, optimizer)
-        progress.rows = []
+        progress.rows, self.last_good = [], parent.step
         return progress
 
     def _record(self, made: dict[Path, Artifact], *, complete: bool, **changes: Any) -> None:
@@ -183,8 +184,8 @@ class Keeper:
             **changes,
         )
 
-    def _weights(self, step: int) -> tuple[float, Artifact]:
-        return step / self.steps_per_epoch, Artifact.of(self.run.checkpoint(step), self.key, 0.0)
+    def _weights(self, step: int, seconds: float = 0.0) -> tuple[float, Artifact]:
+        return step / self.steps_per_epoch, Artifact.of(self.run.checkpoint(step), self.key, seconds)
 
     def _history(self, progress: Progress):
         return history_table(progress.rows, self.columns, condition=self.condition, seed=self.seed)

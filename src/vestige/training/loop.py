@@ -1,10 +1,10 @@
 """The training loop, as `events` draws it: one run, from its beginning or from where it was stopped."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch.nn import functional
 
 from vestige.config import StudyConfig
@@ -15,7 +15,7 @@ from vestige.training.bench import Bench, prepare
 from vestige.training.events import Event, Intervention
 from vestige.training.history import Meter, NotFiniteError, Row, evaluate
 from vestige.training.keeper import Keeper, Parent
-from vestige.training.runtime import autocast, session, stateless_seed
+from vestige.training.runtime import autocast, seed_step, session
 from vestige.training.schedule import checkpoint_steps, learning_rate
 from vestige.training.state import Progress
 
@@ -111,7 +111,7 @@ def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
     """One optimiser step; `events` draws it."""
     state, recipe = bench.state, bench.study.recipe
     active = [one for one in bench.interventions if one.active(step)]
-    torch.manual_seed(stateless_seed("step", state.seed, step))
+    seed_step(state.device, state.seed, step)
     state.step, state.lr = step, learning_rate(recipe, step, state.steps_per_epoch)
     state.inputs = batch.inputs.to(state.device, non_blocking=True, memory_format=bench.layout)
     state.labels_cpu = batch.labels
@@ -162,7 +162,10 @@ def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
         rows: list[Row] = []
         if means := meter.take():
             rows.append({**where, "split": "train", **means})
-        rows.append({**where, "split": "test", **_test(bench)})
+        test = _test(bench)
+        if not math.isfinite(test["loss"]):
+            raise _diverged(max(done.step - 1, 0), lr, keeper, f"the test loss is {test['loss']}")
+        rows.append({**where, "split": "test", **test})
         done.rows = [*done.rows, *rows]
     done.sums = dict(meter.sums)
     keeper.save(state.model, state.optimizer, done)

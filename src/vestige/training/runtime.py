@@ -58,6 +58,16 @@ def stateless_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def seed_step(device: torch.device, seed: int, step: int) -> None:
+    """Set torch's random numbers for a step: dropout and its like become functions of (seed, step)."""
+    value = stateless_seed("step", seed, step)
+    # torch.manual_seed does this too, but formats a stack trace at every call where a GPU is not in use yet.
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(value)
+
+
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
     """Forward and loss in `bfloat16`, or as they are."""
     low = AUTOCAST[dtype]

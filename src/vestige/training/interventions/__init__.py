@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sys import maxsize
 
 from vestige.config import Eta2PenaltyConfig, InterventionConfig, SelectivityPenaltyConfig
-from vestige.errors import ConfigError, nearest
-from vestige.models.layers import Layer, stages
+from vestige.errors import ConfigError
+from vestige.models.layers import Layer, penalised_layers, stages
 from vestige.training.interventions.eta2 import Eta2Penalty
 from vestige.training.interventions.penalty import ActivationPenalty
 from vestige.training.interventions.selectivity import SelectivityPenalty
@@ -71,23 +71,15 @@ def _build(
 
 
 def _choose(doing: str, config: InterventionConfig, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    known = tuple(stages(layers))
-    for stage in config.stages or ():
-        if stage not in known:
-            raise ConfigError(
-                doing, found=f"the network has no stage {stage!r}", remedy=nearest(stage, known)
-            )
-    wanted = known[:-1] if config.stages is None else config.stages
-    chosen = tuple(layer for layer in layers if layer.stage in wanted)
+    chosen = penalised_layers(layers, config.stages)
     if not chosen:
+        known = ", ".join(stages(layers))
+        default = (
+            f" (the last stage is left out by default; there are: {known})" if config.stages is None else ""
+        )
         raise ConfigError(
             doing,
-            found="it acts on no stage, so it changes nothing"
-            + (
-                ""
-                if config.stages
-                else f" (the last stage is left out by default; there are: {', '.join(known)})"
-            ),
-            remedy=f"Name stages: stages: [{', '.join(known)}]",
+            found=f"it acts on no stage, so it changes nothing{default}",
+            remedy=f"Name stages: stages: [{known}]",
         )
     return chosen

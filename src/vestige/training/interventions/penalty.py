@@ -60,7 +60,7 @@ class ActivationPenalty(Intervention):
             return None
         with torch.autocast(state.device.type, enabled=False):
             activations_NU = torch.cat(
-                [pooled(state.activations[layer.node].float(), layer.axis) for layer in self.layers], dim=1
+                [_pool(state.activations[layer.node], layer) for layer in self.layers], 1
             )
             try:
                 index_U = self.index(activations_NU, self._labels(state), state.classes)
@@ -100,6 +100,11 @@ def permuted_labels(state: LoopState) -> Tensor:
     generator = torch.Generator().manual_seed(stateless_seed("permuted labels", state.seed, state.step))
     order = torch.randperm(len(state.labels_cpu), generator=generator)
     return state.labels_cpu[order].to(state.labels.device)
+
+
+def _pool(activations: Tensor, layer: Layer) -> Tensor:
+    """Spatial means (N, units of the layer), in float32 at least."""
+    return pooled(activations, layer.axis, dtype=torch.promote_types(activations.dtype, torch.float32))
 
 
 def _share(layers: Sequence[Layer], groups: Sequence[str]) -> Tensor:
