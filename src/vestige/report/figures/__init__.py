@@ -1,0 +1,18 @@
+"""The figures of a study, from its tables: what each shows, and what it cannot show and why."""
+
+from vestige.report.figures.ablation import ablation, single_neurons
+from vestige.report.figures.accuracy import accuracy
+from vestige.report.figures.causality import causality
+from vestige.report.figures.linearity import linearity
+from vestige.report.figures.selectivity import selectivity
+from vestige.report.figures.source import Source
+from vestige.report.panels import Figure
+
+__all__ = ["Source", "build_figures"]
+
+_FIGURES = (selectivity, ablation, single_neurons, linearity, causality, accuracy)
+
+
+def build_figures(source: Source) -> tuple[Figure, ...]:
+    """All figures, in the order of the page."""
+    return tuple(figure(source) for figure in _FIGURES)

@@ -1,0 +1,109 @@
+"""How a study was made: settings, conditions, runs, versions, hardware and time, from its config and manifests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vestige.config import InterventionConfig, StudyConfig, Window
+from vestige.report.style import count, duration, names, number
+from vestige.runs.manifest import Manifest
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the last section of the page shows."""
+
+    settings: Pairs
+    conditions: tuple[tuple[str, str, tuple[str, ...]], ...]
+    runs: tuple[tuple[str, ...], ...]
+    versions: Pairs
+    hardware: Pairs
+    differing: tuple[str, ...]
+
+
+def making(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) -> Making:
+    """Gather it; what differs between runs is said."""
+    made = [manifest.made for manifest in manifests.values() if manifest.made]
+    versions, various = _agreed([one.get("versions", {}) for one in made])
+    hardware, machines = _agreed([one.get("hardware", {}) for one in made])
+    return Making(
+        settings=_settings(study, manifests),
+        conditions=tuple(
+            (name, config.description, tuple(intervention(one) for one in config.interventions))
+            for name, config in study.conditions.items()
+        ),
+        runs=tuple(_run(condition, seed, manifests.get((condition, seed))) for condition in study.conditions for seed in study.seeds),
+        versions=versions,
+        hardware=hardware,
+        differing=tuple(f"Runs differ in {what}: {values}." for what, values in (*various, *machines)),
+    )
+
+
+def dataset(spec: str) -> str:
+    """A data set by its kind and last part: a reader of the page has no use for a folder of another machine."""
+    return spec.split("/")[-1] if ":" not in spec else f"{spec.split(':')[0]}:{spec.rstrip('/').split('/')[-1].split(':')[-1]}"
+
+
+def intervention(config: InterventionConfig) -> str:
+    """An intervention in words."""
+    what = "class selectivity (CSI)" if config.kind == "selectivity" else "variance explained by class (η²)"
+    verb = "suppresses" if config.alpha < 0 else "raises"
+    labels = "" if config.labels == "true" else ", labels permuted in every batch"
+    where = f", in {names(list(config.stages))}" if config.stages else ""
+    estimator = f", estimator {config.estimator}" if config.kind == "selectivity" and config.estimator != "mean" else ""
+    return f"{verb} {what}, α = {number(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
+
+
+def window(config: Window) -> str:
+    """A window in words."""
+    end = "the end" if config.stop is None else f"{config.unit[:-1]} {config.stop:g}"
+    if not config.start:
+        return "always" if config.stop is None else f"from the start to {end}"
+    return f"from {config.unit[:-1]} {config.start:g} to {end}"
+
+
+def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) -> Pairs:
+    recipe, data = study.recipe, study.data
+    limits = [f"{limit} of the {split} images" for split, limit in (("training", data.limit), ("test", data.limit_test)) if limit]
+    training = sum(manifest.seconds for manifest in manifests.values())
+    measuring = sum(artifact.seconds for manifest in manifests.values() for artifact in manifest.artifacts.values())
+    claims = study.claims
+    return tuple(
+        (name, value)
+        for name, value in (
+            ("Network", f"{study.model.name}, width {study.model.width}" if study.model.name.startswith("resnet") else study.model.name),
+            ("Training images", dataset(data.train)),
+            ("Test images", dataset(data.test)),
+            ("Limited to", names(limits) if limits else ""),
+            ("Training", f"{count(recipe.epochs, 'epoch')}, SGD, batch {recipe.batch_size}, learning rate {recipe.lr:g} ({recipe.schedule}), "
+             f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.dtype}"),
+            ("Seeds", ", ".join(map(str, study.seeds))),
+            ("Early window", f"steps 0 to {claims.early_window}" + (f", from pilot seeds {names([str(s) for s in claims.pilot_seeds])}"
+             if claims.pilot_seeds else "") if claims else ""),
+            ("Time in training", duration(training) + " over all runs" if training else ""),
+            ("Time in measuring", duration(measuring) + " over all runs" if measuring else ""),
+        )
+        if value
+    )  # fmt: skip
+
+
+def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...]:
+    if manifest is None or not manifest.key:
+        return condition, str(seed), "not begun", "–", "–", "–"
+    steps = f"{max(manifest.checkpoints):,}".replace(",", "\u202f") if manifest.checkpoints else "–"
+    parent = f"{manifest.parent['condition']} at step {manifest.parent['step']}" if manifest.parent else "initialisation"
+    done = "complete" if manifest.complete else "unfinished"
+    return condition, str(seed), done, steps, parent, duration(manifest.seconds)
+
+
+def _agreed(found: list[dict[str, Any]]) -> tuple[Pairs, list[tuple[str, str]]]:
+    """Values that all runs share, and those that differ."""
+    shared, differing = [], []
+    for name in dict.fromkeys(key for one in found for key in one):
+        values = sorted({str(one.get(name, "unknown")) for one in found})
+        shared.append((name, " / ".join(values)))
+        if len(values) > 1:
+            differing.append((name, " / ".join(values)))
+    return tuple(shared), differing

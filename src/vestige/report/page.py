@@ -1,0 +1,154 @@
+"""The report: `report/index.html`, one file that opens offline, and `report/figures/` for a paper."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from vestige.config import StudyConfig, dump_study
+from vestige.report.cards import cards, tally
+from vestige.report.figures import Source, build_figures
+from vestige.report.interactive import figure_data
+from vestige.report.making import dataset, making
+from vestige.report.panels import Figure
+from vestige.report.paper import write_figures
+from vestige.report.style import DARK, LIGHT, count, number
+from vestige.runs.manifest import Manifest
+from vestige.runs.store import StudyFolder, read_json, write_text
+
+PAPER_NAMES = (
+    "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful", "F2-ablation",
+    "F2-single-neurons", "F3-linearity", "F4-causality", "accuracy",
+)  # fmt: skip
+
+
+def write_report(
+    folder: StudyFolder,
+    study: StudyConfig,
+    tables: Mapping[str, pl.DataFrame],
+    claims: dict[str, Any] | None,
+    manifests: Mapping[tuple[str, int], Manifest],
+) -> Path:
+    """Write the report of a study. The same tables, verdicts and manifests give the same bytes.
+
+    Args:
+      folder: the study's folder; `report/` in it is written.
+      study: the study.
+      tables: by kind (`selectivity`, `ablation`, `cumulative`, `linearity`, `history`), each with all conditions and
+        seeds and the columns of `runs.tables`; any may be missing or empty: the report says so.
+      claims: the contents of `claims.json`; None where nothing was judged.
+      manifests: of every run, by condition and seed; a run that has not begun may be missing.
+
+    Returns:
+      The path of `index.html`.
+
+    Raises:
+      StoreError: the folder cannot be written.
+    """
+    source = Source(study, tables, claims, manifests, _class_names(folder))
+    figures = build_figures(source)
+    written = write_figures(folder.report / "figures", figures, source.scale)
+    _remove_former(folder.report / "figures", written)
+    index = folder.report / "index.html"
+    write_text(index, render(source, figures))
+    return index
+
+
+def render(source: Source, figures: tuple[Figure, ...]) -> str:
+    """The page as HTML, everything it needs within it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vestige.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    shown = cards(source.claims)
+    return environment.get_template("page.html.j2").render(
+        study=source.study,
+        facts=_facts(source),
+        cards=shown,
+        tally=tally(shown),
+        no_claims=_no_claims(source) if not shown else "",
+        claims_note=(source.claims or {}).get("note") or "",
+        figures=[(figure, _file_names(figure)) for figure in figures],
+        missing=_missing(source),
+        making=making(source.study, source.manifests),
+        settings=dump_study(source.study),
+        data={figure.id: figure_data(figure, source.scale) for figure in figures if figure.shown},
+        light=LIGHT,
+        dark=DARK,
+        plotly=_plotly(),
+    )
+
+
+def _plotly() -> str:
+    from importlib.resources import files
+
+    return files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
+
+
+def _class_names(folder: StudyFolder) -> tuple[str, ...]:
+    path = folder.path / "facts.json"
+    return tuple(read_json(path).get("class_names", ())) if path.exists() else ()
+
+
+def _facts(source: Source) -> tuple[str, ...]:
+    study = source.study
+    measured = source.table("selectivity")
+    neurons = measured.select("layer", "neuron").unique().height
+    steps = source.table("history").filter(split="test")["step"].n_unique() or measured["step"].n_unique()
+    parts = (
+        study.model.name,
+        dataset(study.data.train),
+        count(len(study.conditions), "condition"),
+        count(len(study.seeds), "seed"),
+        count(neurons, "neuron") if neurons else "",
+        count(steps, "checkpoint") if steps else "",
+    )
+    return tuple(part for part in parts if part)
+
+
+def _no_claims(source: Source) -> str:
+    if source.study.claims is None:
+        return "This study registers no claims, so there is nothing to judge; the figures below describe what was measured."
+    return "The claims of this study have not been judged yet. Run “vestige claims” once its measurements are made."
+
+
+def _missing(source: Source) -> tuple[str, ...]:
+    """What a reader must know before anything else: runs that are not there or not finished, too few seeds."""
+    study, said = source.study, []
+    runs = {(condition, seed): source.manifests.get((condition, seed)) for condition in study.conditions for seed in study.seeds}
+    begun = {run: manifest for run, manifest in runs.items() if manifest and manifest.key}
+    whole = sum(manifest.complete for manifest in begun.values())
+    if whole < len(runs):
+        said.append(
+            f"{whole} of {count(len(runs), 'training run')} {'is' if whole == 1 else 'are'} complete"
+            f" ({len(begun) - whole} unfinished, {len(runs) - len(begun)} not begun)."
+        )
+    if len(study.seeds) < 3:
+        said.append(f"{count(len(study.seeds), 'seed')}: fewer than 3 can support no claim.")
+    named = {"selectivity": "selectivity", "ablation": "single-neuron ablation", "cumulative": "cumulative ablation",
+             "linearity": "linearity", "history": "accuracy"}  # fmt: skip
+    absent = [name for kind, name in named.items() if source.table(kind).is_empty()]
+    said += [f"There is no table of {name}." for name in absent]
+    return tuple(said)
+
+
+def _file_names(figure: Figure) -> tuple[str, ...]:
+    return tuple(view.file for view in figure.views if view.file)
+
+
+def _remove_former(folder: Path, written: tuple[Path, ...]) -> None:
+    """Figures of an earlier report that this one does not have would be taken for its own."""
+    for name in PAPER_NAMES:
+        for kind in ("pdf", "png"):
+            path = folder / f"{name}.{kind}"
+            if path not in written:
+                path.unlink(missing_ok=True)
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else number(value, 4)
