@@ -9,6 +9,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+_VALUES_AT_ONCE = 2**18  # in float64 a whole tile of feature maps can be gigabytes
+
 
 def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
     """sqrt(sum ||h(mid) - avg||^2 / sum ||(h1 - h2)/2||^2) over pairs of inputs and their midpoints.
@@ -27,11 +29,11 @@ def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor
 def midpoint_sums(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> tuple[Tensor, Tensor]:
     """The two sums of squares of `midpoint_nonlinearity`, in float64, to be added up over tiles of pairs."""
     deviation = half_distance = torch.zeros((), dtype=torch.float64, device=middle_ND.device)
-    # Row by row: a whole tile of feature maps in float64 can be gigabytes.
-    for first_D, second_D, middle_D in zip(first_ND, second_ND, middle_ND, strict=True):
-        first_D, second_D = first_D.double(), second_D.double()
-        deviation = deviation + (middle_D.double() - (first_D + second_D) / 2).square().sum()
-        half_distance = half_distance + ((first_D - second_D) / 2).square().sum()
+    rows = max(1, _VALUES_AT_ONCE // max(1, middle_ND[:1].numel()))
+    for start in range(0, len(middle_ND), rows):
+        first, second, middle = (h[start : start + rows].double() for h in (first_ND, second_ND, middle_ND))
+        deviation = deviation + (middle - (first + second) / 2).square().sum()
+        half_distance = half_distance + ((first - second) / 2).square().sum()
     return deviation, half_distance
 
 

@@ -1,4 +1,4 @@
-"""What every measurement gets: a traced copy of the model, its layers, and how many classes it tells apart."""
+"""What every measurement gets: a traced copy of the model, its layers, its classes."""
 
 from dataclasses import dataclass, replace
 
@@ -33,9 +33,11 @@ class Network:
           sample: a few inputs, (N, channels, height, width).
 
         Raises:
-          ModelError: the model cannot be traced, or its output is not (N, classes).
+          ModelError: the model cannot be traced, cannot take the sample, has no layer, or its output is not
+            (N, classes).
         """
         graph = Graph.trace(model)
+        layers = find_layers(graph, sample)
         with torch.no_grad():
             logits = graph.module(sample)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(sample):
@@ -45,9 +47,15 @@ class Network:
                 found=f"inputs of shape {tuple(sample.shape)} give {found}",
                 remedy="Give a classifier whose output is one row of logits an input, (N, classes)",
             )
-        with torch.no_grad():
-            layers = find_layers(graph, sample)
         return cls(graph, layers, logits.shape[1])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of a tile of inputs, and the output of each layer by the layer's name."""
+        device = next((p.device for p in self.graph.module.parameters()), inputs.device)
+        nodes = [layer.node for layer in self.layers]
+        with torch.no_grad():
+            logits, captured = self.graph.capturing(nodes)(inputs.to(device))
+        return logits, {layer.name: captured[layer.node] for layer in self.layers}
 
     def without_relus(self) -> "Network":
         """The anchor of linearity: the same weights and statistics, every ReLU replaced by the identity."""
@@ -61,11 +69,25 @@ def check_labels(labels_N: Tensor, classes: int, *, doing: str) -> None:
       DataError: there is no label, or one outside 0..C-1.
     """
     if not len(labels_N):
-        raise DataError(doing, found="there are no images", remedy="Give at least one image of two classes each")
+        raise DataError(doing, found="there are no images", remedy="Give at least one image of two classes")
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < 0 or high >= classes:
         raise DataError(
             doing,
-            found=f"labels from {low} to {high}, but the model tells {classes} classes apart (0..{classes - 1})",
-            remedy="Use the data the model was trained for, or map its labels to the model's class indices",
+            found=f"labels from {low} to {high}, but the model's classes are 0 to {classes - 1}",
+            remedy="Use the data that the model was trained for, or map the labels to its class indices",
+        )
+
+
+def check_finite(values: Tensor, where: str, *, doing: str) -> None:
+    """Activations must be numbers.
+
+    Raises:
+      ModelError: some are NaN or infinite.
+    """
+    if not values.isfinite().all():
+        raise ModelError(
+            doing,
+            found=f"{where} gives values that are not finite: the network has diverged",
+            remedy="Measure an earlier checkpoint, or train with a smaller learning rate",
         )
