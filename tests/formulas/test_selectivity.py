@@ -154,7 +154,7 @@ def test_noise_biases_the_index_but_not_the_cross_validated_one():
 
 
 def test_csi_cv_by_hand():
-    """A names class 0: a lead of 3 - 2 in B over 4 + 1 in A; B names class 1: 2 - 2 in A over 4 + 1.5 in B."""
+    """A names class 0: 3 - 2 in B over 4 + 1 in A; B names class 1: 2 - 2 in A over 4 + 1.5 in B."""
     means_a_CU = torch.tensor([[4.0], [2.0], [0.0], [9.0]])
     means_b_CU = torch.tensor([[3.0], [4.0], [0.0], [torch.nan]])
     expected = ((3 - 2) / (4 + 1 + 1e-6) + (2 - 2) / (4 + 1.5 + 1e-6)) / 2

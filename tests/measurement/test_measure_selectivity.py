@@ -12,6 +12,8 @@ from vestige.measurement.selectivity import alternate_halves, measure_selectivit
 from vestige.models.zoo import build
 from vestige.runs.tables import SCHEMAS, conform
 
+torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
+
 N, C = 90, 5
 LAYERS = ("layer1.0", "layer2.0", "layer3.0")
 
@@ -19,8 +21,7 @@ LABELS = {
     "balanced": torch.arange(N) % C,
     "unbalanced": torch.arange(N).sqrt().long() % C,
     "a class with no image": torch.arange(N) % 3 + 1,
-    "a class with one image": torch.arange(N).eq(40).long() * 4
-    + (torch.arange(N) % 3) * ~torch.arange(N).eq(40),
+    "a class with one image": (torch.arange(N) % 3).index_fill(0, torch.tensor(40), 4),
 }
 
 
@@ -49,7 +50,7 @@ def tiles_of(inputs, labels, size):
 
 
 def measured(model, inputs, labels, size=256, **settings):
-    network = Network.prepare(model, inputs[:2])
+    network = Network.prepare(model, torch.zeros(2, 1, 8, 8))
     return measure_selectivity(network, tiles_of(inputs, labels, size), **settings)
 
 
@@ -57,9 +58,7 @@ def maps_by_hooks(model, inputs):
     """Whole float64 maps of each layer by forward hooks on the model itself."""
     found = {}
     hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _m, _i, out, name=name: found.update({name: out})
-        )
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, n=name: found.update({n: out}))
         for name in LAYERS
     ]
     with torch.no_grad():
@@ -136,9 +135,7 @@ def test_a_neuron_that_never_fires_is_flagged(model, inputs):
     assert [row[name] for name in zeros] == [0] * len(zeros)
     assert (row["closed"], row["p_value"]) == (1, 1)
     assert np.isnan([row["sparsity"], row["reliability"]]).all()
-    assert (
-        not table.filter(~pl.col("dead")).select("csi", "sparsity", "p_value", "closed").to_numpy().max() > 1
-    )
+    assert (table.filter(~pl.col("dead"))["csi"] > 0).all()
 
 
 def test_the_null_is_the_index_under_each_permutation(model, inputs):
@@ -254,7 +251,7 @@ def test_the_model_is_left_as_it_was(model, inputs):
         ),
         (
             [],
-            "measuring selectivity: there are no images. Give at least one image of two classes each.",
+            "measuring selectivity: there are no images. Give at least one image of two classes.",
         ),
     ],
 )

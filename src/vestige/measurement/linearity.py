@@ -111,7 +111,7 @@ def _survey(networks: Sequence[Network], tiles: Iterable[Tile], keep: int) -> _S
     labels, sample, size = [torch.empty(0, dtype=torch.int64)], _Sample(keep), 2
     for tile in tiles:
         check_labels(tile.labels[: tile.valid], networks[0].classes, doing=_DOING)
-        labels.append(tile.labels[: tile.valid])
+        labels.append(tile.labels[: tile.valid].cpu())
         sample.add(tile.inputs[: tile.valid])
         size = max(size, len(tile.inputs))
         for network, part in zip(networks, parts, strict=True):

@@ -136,7 +136,7 @@ class _Sweep:
 def _sweep(network: Network, tiles: Iterable[Tile]) -> _Sweep:
     sweep = _Sweep(pooled={layer.name: [] for layer in network.layers})
     for tile in tiles:
-        labels_N = tile.labels[: tile.valid]
+        labels_N = tile.labels[: tile.valid].cpu()
         check_labels(labels_N, network.classes, doing=_DOING)
         logits_NC, activations = network.forward(tile.inputs)
         sweep.labels.append(labels_N)
