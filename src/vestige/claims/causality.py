@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vestige.claims.curves import Curve, Material
+from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material
 from vestige.claims.evidence import Sample, collect, why_absent
 
 CUT = 0.8
 """Share of m that an intervention must remove within its window."""
-FINAL_CHECKPOINTS = 3
 
 
 def causality(material: Material) -> dict[str, Sample]:
@@ -93,9 +92,9 @@ def _harm(material: Material, reference: str, condition: str, note: str = "") ->
 
 
 def _final_accuracy(material: Material, condition: str, seed: int) -> float | str:
-    """Mean test accuracy at the last three checkpoints of training, the baseline's of the same seed."""
+    """Mean test accuracy at the last three checkpoints of training, as the baseline has them."""
     own = material.accuracy(condition).get(seed, {})
-    steps = sorted(material.accuracy(material.claims.roles.baseline).get(seed, {}))[-FINAL_CHECKPOINTS:]
+    steps = material.final_steps
     if len(steps) < FINAL_CHECKPOINTS or steps[-1] != material.last_step or not set(steps) <= set(own):
         return f"{condition!r} lacks the test accuracy of the last {FINAL_CHECKPOINTS} checkpoints"
     return sum(own[step] for step in steps) / FINAL_CHECKPOINTS

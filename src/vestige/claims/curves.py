@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,8 @@ from vestige.stats.effects import normalised_area
 Curve = dict[int, float]
 Curves = dict[int, Curve]
 PROTOCOL = "corrected"
+FINAL_CHECKPOINTS = 3
+"""Final accuracy is the mean over so many."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Material:
     claims: ClaimsConfig
     tables: Mapping[str, pl.DataFrame]
     classes: int | None
-    _curves: dict[tuple[Any, ...], Curves] = field(default_factory=dict, repr=False)
+    _curves: dict[tuple[str, str], Curves] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, study: StudyConfig, tables: Mapping[str, pl.DataFrame], classes: int | None) -> "Material":
@@ -65,13 +67,19 @@ class Material:
             self._curves[key] = accuracy_curves(self.rows("history", condition))
         return self._curves[key]
 
-    @property
+    @cached_property
     def last_step(self) -> int | None:
         """T: the last step of the baseline in any table; None without a row of it."""
         steps = [self.rows(kind, self.claims.roles.baseline)["step"].max() for kind in self.tables]
         return max((step for step in steps if isinstance(step, int)), default=None)
 
-    @property
+    @cached_property
+    def final_steps(self) -> tuple[int, ...]:
+        """The baseline's last three tested steps."""
+        tests = self.rows("history", self.claims.roles.baseline).filter(pl.col("split") == "test")
+        return tuple(tests["step"].unique().sort().tail(FINAL_CHECKPOINTS))
+
+    @cached_property
     def steps_per_epoch(self) -> int | None:
         """From the history's own steps and epochs; None before the first whole epoch."""
         last = self.tables["history"].filter(pl.col("epoch") >= 1).sort("epoch").tail(1)
@@ -115,14 +123,12 @@ def advantage_curves(cumulative: pl.DataFrame, value: str, stages: Sequence[str]
       stages: those outside the last.
       classes: C; a step where a curve is not judgeable is left out.
     """
-    wanted = cumulative.filter(pl.col("value") == value, pl.col("scope").is_in(stages))
-    areas: dict[tuple[int, int], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     keys = ["seed", "step", "scope", "order", "draw"]
-    for (seed, step, scope, order, _), rows in wanted.group_by(keys, maintain_order=True):
-        area = normalised_area(
-            rows["fraction"].to_list(), rows["top1"].fill_null(math.nan).to_list(), classes
-        )
-        areas[int(str(seed)), int(str(step))][str(scope), str(order)].append(area)
+    wanted = cumulative.filter(pl.col("value") == value, pl.col("scope").is_in(stages))
+    grouped = wanted.group_by(keys, maintain_order=True).agg("fraction", pl.col("top1").fill_null(math.nan))
+    areas: dict[tuple[int, int], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed, step, scope, order, _, fractions, top1 in grouped.iter_rows():
+        areas[seed, step][scope, order].append(normalised_area(fractions, top1, classes))
     curves: Curves = defaultdict(dict)
     for (seed, step), found in areas.items():
         if math.isfinite(advantage := _advantage(found)):

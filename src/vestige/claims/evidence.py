@@ -83,10 +83,8 @@ def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
     return f"{kind} of {condition!r} is not there yet: {command}"
 
 
-def log_ratio(above: float | None, below: float | None) -> float | str:
+def log_ratio(above: float, below: float) -> float | str:
     """ln(above / below), or why there is none."""
-    if above is None or below is None:
-        return "a value of the ratio is missing"
     if not (above > 0 and below > 0):
         return f"no logarithm of {above:.3g} / {below:.3g}"
     return math.log(above / below)
@@ -106,7 +104,7 @@ def peak_steps(curves: Curves) -> dict[int, int]:
 
 
 def emergence(material: Material) -> dict[str, Sample]:
-    """C1 and, beside it, the same for eta2_adj."""
+    """C1 and, beside it, rise and fall of eta2_adj around its own peak."""
     baseline, last = material.claims.roles.baseline, material.last_step
     rows = material.rows("selectivity", baseline)
     names = (
@@ -123,20 +121,19 @@ def emergence(material: Material) -> dict[str, Sample]:
         return _all_missing(names, why_absent(material.study, "selectivity", baseline))
     if not inner_stages(rows):
         return _all_missing(names, "all layers are of the last stage, which m(t) leaves out")
-    every = material.selectivity(baseline)
-    whole = {seed: m for seed in material.study.seeds if {0, last} <= set(m := every.get(seed, {}))}
-    peaks = peak_steps(whole)
-    note = "t* is the seed's own peak, for want of other seeds: biased upward" if len(whole) == 1 else ""
+    m, eta2 = material.selectivity(baseline), material.selectivity(baseline, "eta2_adj")
+    lack = f"at step 0 or at the last step ({last})"
 
-    def sample(of: Callable[[Curve, int], float | str], curves: Curves = whole) -> Sample:
+    def sample(of: Callable[[Curve, int], float | str], curves: Curves = m, name: str = "csi_cv") -> Sample:
+        whole = {seed: curves[seed] for seed in curves if {0, last} <= set(curves[seed])}
+        peaks = peak_steps(whole)
+        note = "t* is the seed's own peak, for want of other seeds: biased upward" if len(whole) == 1 else ""
+
         def one(seed: int) -> float | str:
-            if seed not in peaks:
-                return f"no csi_cv at step 0 or at the last step ({last})"
-            return of(curves.get(seed, {}), peaks[seed])
+            return of(whole[seed], peaks[seed]) if seed in whole else f"no {name} {lack}"
 
         return collect(material.study.seeds, one, note)
 
-    eta2 = material.selectivity(baseline, "eta2_adj")
     return {
         "C1.rise": sample(lambda m, peak: log_ratio(m[peak], m[0])),
         "C1.fall": sample(lambda m, peak: log_ratio(m[peak], m[last])),
@@ -144,8 +141,8 @@ def emergence(material: Material) -> dict[str, Sample]:
         "C1.remains": sample(lambda m, _: m[last]),
         "C1.peak": sample(lambda _, peak: float(peak)),
         "C1.recession": sample(lambda m, peak: _recession_by_quarter(m, peak, last)),
-        "C1.eta2-fall": sample(lambda e, peak: log_ratio(e.get(peak), e.get(last)), eta2),
-        "C1.eta2-rise": sample(lambda e, peak: log_ratio(e.get(peak), e.get(0)), eta2),
+        "C1.eta2-fall": sample(lambda e, peak: log_ratio(e[peak], e[last]), eta2, "eta2_adj"),
+        "C1.eta2-rise": sample(lambda e, peak: log_ratio(e[peak], e[0]), eta2, "eta2_adj"),
     }
 
 
@@ -262,7 +259,8 @@ def _recession_by_quarter(m: Curve, peak: int, last: int) -> float | str:
 def _no_areas(material: Material, rows: pl.DataFrame, value: str) -> str:
     config = material.study.measurements.cumulative
     if config is not None and (lacking := {"csi-desc", "activity-matched"} - set(config.orders)):
-        return f"measurements.cumulative.orders leaves out {sorted(lacking)}: add it and run `vestige ablate`"
+        named = " and ".join(map(repr, sorted(lacking)))
+        return f"measurements.cumulative.orders leaves out {named}: add it and run `vestige ablate`"
     if config is not None and value not in config.values:
         return f"measurements.cumulative.values leaves out {value!r}: add it and run `vestige ablate`"
     if rows.filter(pl.col("value") == value).is_empty():

@@ -168,16 +168,16 @@ def _emergence() -> Claim:
         beside=(
             Beside(
                 id="C1.eta2-fall",
-                statistic="ln eta2_adj(t*)/eta2_adj(T)",
+                statistic="ln eta2_adj(t')/eta2_adj(T), t' its own peak",
                 unit=Unit.LN_RATIO,
                 smallest_effect=math.log(1.2),
-                sentence="mean eta2_adj (class information) at the peak of csi_cv is {} that at the end",
+                sentence="mean eta2_adj (class information) at its peak is {} that at the end of training",
             ),
             Beside(
                 id="C1.eta2-rise",
-                statistic="ln eta2_adj(t*)/eta2_adj(0)",
+                statistic="ln eta2_adj(t')/eta2_adj(0), t' its own peak",
                 unit=Unit.LN_RATIO,
-                sentence="mean eta2_adj at the peak of csi_cv is {} that at initialisation",
+                sentence="mean eta2_adj at its peak is {} that at initialisation",
             ),
             Beside(
                 id="C1.peak",

@@ -20,7 +20,12 @@ def clause_sentence(judged: Judged) -> str:
     if judged.verdict is Verdict.NOT_MEASURED:
         return f"{clause.statistic} is not measured ({judged.sample.missing})"
     upper = judged.upper if clause.direction == Direction.BELOW else None
-    return clause.sentence.format(amount(judged.interval, clause.unit, upper))
+    return fill(clause.sentence, amount(judged.interval, clause.unit, upper))
+
+
+def fill(sentence: str, text: str) -> str:
+    """Put the text in the sentence's place for it; condition names may hold braces of their own."""
+    return text.join(sentence.rsplit("{}", 1))
 
 
 def amount(interval: Interval, unit: Unit, upper: float | None = None) -> str:

@@ -11,7 +11,7 @@ from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance, linearity
 from vestige.claims.registry import Beside, Claim, Direction, Verdict, registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
-from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, note
+from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
 from vestige.config import StudyConfig
 from vestige.stats.intervals import holm, paired_t
 
@@ -135,7 +135,7 @@ def _beside_record(item: Beside, sample: Sample) -> dict[str, Any]:
         verdict = judge_clause(item.as_clause, sample).verdict.value
     elif item.id in CHECKS:
         verdict = check(sample)
-    sentence = item.sentence.format(amount(interval, item.unit)) if sample.values else sample.missing
+    sentence = fill(item.sentence, amount(interval, item.unit)) if sample.values else sample.missing
     return {
         "id": item.id,
         "statistic": item.statistic,

@@ -1,0 +1,566 @@
+"""Synthetic studies that give every verdict there is to clauses and claims, and what is said of gaps."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from synthetic import LAST, Effects, make_study
+
+from vestige.claims.sentences import INDEX_ONLY, MORE_LINEAR, MORE_LINEAR_ONLY, TIMING_MATTERS
+from vestige.claims.verdicts import judge_study
+
+HARM = Effects().harm
+
+
+def judged(effects=None, change=None, **settings):
+    """Claims of a synthetic study by id; `change` maps kinds of table to functions of the table."""
+    study, tables = make_study(effects, **settings)
+    for kind, of in (change or {}).items():
+        tables[kind] = of(tables[kind])
+    return {claim["id"]: claim for claim in judge_study(study, tables)["claims"]}
+
+
+def verdicts(claim):
+    return {clause["id"].split(".", 1)[1]: clause["verdict"] for clause in claim["clauses"]}
+
+
+def at_end(**corners):
+    return {0: 0.10, 4: 0.24, 24: 0.14, LAST: 0.12} | {int(k.strip("_")): v for k, v in corners.items()}
+
+
+CASES = {
+    # claim, effects -> clause verdicts that differ from "supported", claim verdict, finding
+    "C1 as published": ("C1", Effects(), {}, "supported", ""),
+    "C1 class information stays": (
+        "C1",
+        Effects(eta2={0: 0.1, 4: 0.3, LAST: 0.3}),
+        {},
+        "supported",
+        INDEX_ONLY,
+    ),
+    "C1 class information grows": (
+        "C1",
+        Effects(eta2={0: 0.1, 4: 0.3, LAST: 0.5}),
+        {},
+        "supported",
+        INDEX_ONLY,
+    ),
+    "C1 no rise": (
+        "C1",
+        Effects(csi=at_end(_0=0.24)),
+        {"rise": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C1 falls from the start": (
+        "C1",
+        # The untrained network is on top in every seed, but one step: t* is 0 and nothing rises.
+        Effects(csi={0: 0.30, 4: 0.20, 24: 0.14, LAST: 0.12}, spread={"csi": 0.0}),
+        {"rise": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C1 rises to the end": (
+        "C1",
+        Effects(csi={0: 0.1, LAST: 0.3}, spread={"csi": 0.0}),
+        {"fall": "not supported", "rapid": "inconclusive"},
+        "not supported",
+        "",
+    ),
+    "C1 slow recession": (
+        "C1",
+        Effects(csi=at_end(_24=0.22)),
+        {"rapid": "contradicted"},
+        "contradicted",
+        "",
+    ),
+    "C1 recedes completely": (
+        "C1",
+        Effects(csi=at_end(_24=0.03, _100=0.01)),
+        {"remains": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C1 seeds disagree": (
+        "C1",
+        Effects(spread={"csi": 1.2}),
+        {"rise": "inconclusive", "fall": "inconclusive", "rapid": "inconclusive"},
+        "inconclusive",
+        "",
+    ),
+    "C2 as published": ("C2", Effects(), {}, "supported", ""),
+    "C2 only when zeroed": (
+        "C2",
+        Effects(advantage={"zero": (0.12, 0.02), "mean": (0.01, 0.0)}),
+        {"early.mean": "not supported", "change.mean": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C2 as important later": (
+        "C2",
+        Effects(advantage={"zero": (0.12, 0.12), "mean": (0.12, 0.12)}),
+        {"change.zero": "not supported", "change.mean": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C2 selective neurons matter less": (
+        "C2",
+        Effects(advantage={"zero": (-0.12, 0.02), "mean": (-0.12, 0.02)}),
+        dict.fromkeys(("early.zero", "early.mean", "change.zero", "change.mean"), "contradicted"),
+        "contradicted",
+        "",
+    ),
+    "C2 seeds disagree": (
+        "C2",
+        Effects(spread={"advantage": 0.2}),
+        dict.fromkeys(("early.zero", "early.mean", "change.zero", "change.mean"), "inconclusive"),
+        "inconclusive",
+        "",
+    ),
+    "C3 as published": ("C3", Effects(), {}, "supported", ""),
+    "C3 more linear only": (
+        "C3",
+        Effects(kalimeris=(0.6, 0.4)),
+        {"b.level": "not supported"},
+        "not supported",
+        MORE_LINEAR,
+    ),
+    "C3 as linear later": (
+        "C3",
+        Effects(kalimeris=(0.9, 0.88)),
+        {"b.above-final": "not supported"},
+        "not supported",
+        MORE_LINEAR,
+    ),
+    "C3 seeds disagree on the share": (
+        "C3",
+        Effects(kalimeris=(0.82, 0.5), spread={"kalimeris": 0.1}),
+        {"b.level": "inconclusive"},
+        "inconclusive",
+        MORE_LINEAR_ONLY,
+    ),
+    "C3 without the share": (
+        "C3",
+        Effects(kalimeris=None),
+        {"b.level": "not measured", "b.above-final": "not measured"},
+        "inconclusive",
+        MORE_LINEAR_ONLY,
+    ),
+    "C3 less linear early": (
+        "C3",
+        Effects(midpoint=(0.7, 0.4)),
+        {"a": "contradicted"},
+        "contradicted",
+        "",
+    ),
+    "C4 as published": ("C4", Effects(), {}, "supported", ""),
+    "C4 not by selectivity": (
+        "C4",
+        Effects(harm=HARM | {"eta2-early": 0.01}),
+        {"d": "not supported"},
+        "not supported",
+        TIMING_MATTERS,
+    ),
+    "C4 the placebo harms more": (
+        "C4",
+        Effects(harm=HARM | {"permuted-eta2-early": 0.2}),
+        {"d": "contradicted"},
+        "contradicted",
+        TIMING_MATTERS,
+    ),
+    "C4 cause unclear": (
+        "C4",
+        Effects(harm=HARM | {"permuted-eta2-early": 0.063}),
+        {"d": "inconclusive"},
+        "inconclusive",
+        TIMING_MATTERS,
+    ),
+    "C4 early does no harm": (
+        "C4",
+        Effects(harm=HARM | {"early": 0.0, "mid": 0.0}),
+        {"a": "not supported", "c": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C4 early suppression helps": (
+        "C4",
+        Effects(harm=HARM | {"early": -0.05, "mid": 0.0}),
+        {"a": "contradicted", "c": "contradicted"},
+        "contradicted",
+        "",
+    ),
+    "C4 late harms too": (
+        "C4",
+        Effects(harm=HARM | {"late": 0.05}),
+        {"b": "contradicted"},
+        "contradicted",
+        "",
+    ),
+    "C4 late unclear": (
+        "C4",
+        Effects(harm=HARM | {"late": 0.019}),
+        {"b": "inconclusive"},
+        "inconclusive",
+        "",
+    ),
+    "C4 any time harms": (
+        "C4",
+        Effects(harm=HARM | {"mid": 0.06}),
+        {"c": "not supported"},
+        "not supported",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize(("claim", "effects", "differing", "verdict", "finding"), CASES.values(), ids=CASES)
+def test_synthetic_study_gets_the_verdict_its_truth_deserves(claim, effects, differing, verdict, finding):
+    found = judged(effects)[claim]
+    assert {k: v for k, v in verdicts(found).items() if v != "supported"} == differing
+    assert (found["verdict"], found["finding"]) == (verdict, finding)
+    assert finding in found["sentence"]
+
+
+def test_the_cases_give_every_verdict_to_clauses_and_claims():
+    words = {"supported", "contradicted", "not supported", "inconclusive"}
+    assert {verdict for *_, verdict, _ in CASES.values()} == words
+    assert {word for *_, differing, _, _ in CASES.values() for word in differing.values()} >= words - {
+        "supported"
+    }
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_fewer_than_three_seeds_never_support_nor_refute(seeds):
+    for effects in (Effects(), Effects(harm=HARM | {"early": -0.05, "late": 0.2}, midpoint=(0.9, 0.2))):
+        for claim in judged(effects, seeds=seeds).values():
+            assert claim["verdict"] == "fewer than 3 seeds"
+            assert set(verdicts(claim).values()) == {"fewer than 3 seeds"}
+            assert "Fewer than 3 seeds" in claim["sentence"]
+
+
+def test_three_seeds_are_enough():
+    effects = Effects(spread=dict.fromkeys(("csi", "advantage", "midpoint", "kalimeris", "harm"), 0.001))
+    assert {claim["verdict"] for claim in judged(effects, seeds=(4, 7, 9)).values()} == {"supported"}
+
+
+def test_holm_can_take_a_claim_away_that_each_clause_supports():
+    # C1's worst clause has p 0.03: enough alone, not among four claims of which the others are open.
+    # Of ln 2 +- t SD / sqrt(5): p = 0.03 two-sided at t(4) = 3.298, so SD = ln 2 * sqrt(5) / 3.298 = 0.47.
+    wide = Effects(
+        spread={"csi": 0.47, "advantage": 1.0, "midpoint": 1.5, "harm": 0.5},
+        csi={0: 0.05, 4: 0.24, 12: 0.05, LAST: 0.12},
+    )
+    alone = judged(wide, claims={"early_window": 12, "judge": ["C1"]})["C1"]
+    among = judged(wide)["C1"]
+    assert alone["p_value"] == among["p_value"] == alone["p_holm"]
+    assert 0.0125 < alone["p_value"] < 0.05
+    assert among["p_holm"] == pytest.approx(4 * alone["p_value"])
+    assert alone["verdict"] == "supported"
+    assert set(verdicts(among).values()) == {"supported"}
+    assert among["verdict"] == "inconclusive"
+    assert "not after Holm's correction" in among["note"]
+
+
+def test_interval_of_a_clause_is_the_one_worked_out_by_hand():
+    rise = judged(Effects(spread={"csi": 0.05}))["C1"]["clauses"][0]
+    half = 2.776445 * 0.05 / math.sqrt(5)
+    assert rise["estimate"] == pytest.approx(math.log(2.4), abs=1e-6)
+    assert (rise["low"], rise["high"]) == pytest.approx(
+        (math.log(2.4) - half, math.log(2.4) + half), abs=1e-6
+    )
+    assert rise["seeds"] == [0, 1, 2, 3, 4]
+    late = judged(Effects(spread={"harm": 0.005}))["C4"]["clauses"][1]
+    assert late["upper"] == pytest.approx(0.002 + 2.131847 * 0.005 / math.sqrt(5), abs=1e-8)
+    assert late["sentence"] == (
+        "'late' costs 0.2 points (95% CI -0.4 to 0.8, one-sided upper end 0.7, 5 seeds) of final accuracy"
+    )
+
+
+@pytest.mark.parametrize("arm", ["early", "late"])
+def test_a_window_that_does_not_cut_selectivity_leaves_c4_open(arm):
+    claim = judged(Effects(cut={"early": 0.9, "late": 0.9} | {arm: 0.6}))["C4"]
+    assert set(verdicts(claim).values()) == {"supported"}
+    assert claim["verdict"] == "inconclusive"
+    assert f"C4.cut.{arm}: fails" in claim["note"]
+    check = next(item for item in claim["beside"] if item["id"] == f"C4.cut.{arm}")
+    assert (check["verdict"], check["estimate"]) == ("fails", pytest.approx(0.6, abs=1e-6))
+
+
+def test_a_failed_check_leaves_even_a_contradiction_open():
+    assert (
+        judged(Effects(cut={"early": 0.1, "late": 0.9}, harm=HARM | {"late": 0.1}))["C4"]["verdict"]
+        == "inconclusive"
+    )
+
+
+def test_a_check_that_could_not_be_made_leaves_c4_open():
+    def without_late(table):
+        return table.filter(pl.col("condition") != "late")
+
+    claim = judged(change={"selectivity": without_late})["C4"]
+    assert claim["verdict"] == "inconclusive"
+    assert "C4.cut.late: not measured" in claim["note"]
+
+
+def test_nothing_measured_is_said_with_the_command_that_gives_it():
+    claims = judged(
+        change=dict.fromkeys(("selectivity", "cumulative", "linearity", "history"), pl.DataFrame.clear)
+    )
+    assert {claim["verdict"] for claim in claims.values()} == {"not measured"}
+    for name, command in {"C1": "measure", "C2": "ablate", "C3": "linearity", "C4": "train"}.items():
+        for clause in claims[name]["clauses"]:
+            assert f"run `vestige {command}`" in clause["note"]
+            assert (clause["estimate"], clause["seeds"], clause["values"], clause["p_value"]) == (
+                None,
+                [],
+                [],
+                None,
+            )
+        assert (claims[name]["p_value"], claims[name]["p_holm"]) == (None, None)
+    assert json.loads(json.dumps(claims, allow_nan=False)) == claims
+
+
+ABSENT = [
+    (
+        {"measurements": {"selectivity": None}},
+        "C1",
+        "measurements.selectivity is null in the study: give it settings",
+    ),
+    (
+        {"measurements": {"selectivity": {"conditions": ["early"]}}},
+        "C1",
+        "measurements.selectivity.conditions leaves out 'baseline': add it",
+    ),
+    (
+        {"measurements": {"selectivity": {"protocols": ["faithful"]}}},
+        "C1",
+        "measurements.selectivity.protocols leaves out 'corrected': add it",
+    ),
+    ({"measurements": {"cumulative": None}}, "C2", "measurements.cumulative is null in the study"),
+    ({"measurements": {"linearity": None}}, "C3", "measurements.linearity is null in the study"),
+    (
+        {"conditions": {"baseline": {}}},
+        "C4",
+        "the study has no condition 'early': add it to conditions, or name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "claim", "reason"), ABSENT)
+def test_what_the_study_leaves_out_is_named_by_its_field(settings, claim, reason):
+    gone = dict.fromkeys(("selectivity", "cumulative", "linearity"), pl.DataFrame.clear)
+    baseline = {"history": lambda table: table.filter(pl.col("condition") == "baseline")}
+    found = judged(change=gone | baseline, **settings)[claim]
+    assert found["verdict"] == "not measured"
+    assert reason in found["clauses"][0]["note"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "clause", "reason"),
+    [
+        ({"values": ["zero"]}, "early.mean", "measurements.cumulative.values leaves out 'mean'"),
+        ({"orders": ["csi-desc", "random"]}, "early.zero", "orders leaves out 'activity-matched'"),
+    ],
+)
+def test_ablations_that_the_study_leaves_out_are_named(settings, clause, reason):
+    claim = judged(measurements={"cumulative": settings})["C2"]
+    assert reason in next(c["note"] for c in claim["clauses"] if c["id"] == f"C2.{clause}")
+    assert claim["verdict"] in ("inconclusive", "not measured")
+
+
+def test_a_missing_measure_is_named():
+    notes = [clause["note"] for clause in judged(Effects(kalimeris=None))["C3"]["clauses"]]
+    assert notes[0] == ""
+    assert "no measure 'kalimeris' of the logits" in notes[1]
+
+
+def test_a_seed_with_a_condition_missing_is_left_out_of_that_clause_and_named():
+    def drop(table):
+        return table.filter(~((pl.col("condition") == "late") & (pl.col("seed") == 3)))
+
+    claim = judged(change={"history": drop})["C4"]
+    a, b, c, d = claim["clauses"]
+    assert b["seeds"] == [0, 1, 2, 4]
+    assert b["note"] == "left out: seed 3: 'late' lacks the test accuracy of the last 3 checkpoints"
+    assert a["seeds"] == c["seeds"] == d["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_seeds_left_out_can_leave_too_few():
+    def drop(table):
+        return table.filter(~((pl.col("condition") == "late") & pl.col("seed").is_in([1, 2, 3])))
+
+    claim = judged(change={"history": drop})["C4"]
+    assert verdicts(claim) == {
+        "a": "supported",
+        "b": "fewer than 3 seeds",
+        "c": "supported",
+        "d": "supported",
+    }
+    assert claim["verdict"] == "fewer than 3 seeds"
+
+
+def test_a_run_that_is_not_finished_has_no_final_accuracy():
+    def stop(table):
+        return table.filter(
+            ~((pl.col("condition") == "early") & (pl.col("seed") == 0) & (pl.col("step") > 96))
+        )
+
+    a = judged(change={"history": stop})["C4"]["clauses"][0]
+    assert a["seeds"] == [1, 2, 3, 4]
+
+
+def test_nan_is_left_out_and_named():
+    def spoil(column, step, seed):
+        at = (pl.col("step") == step) & (pl.col("seed") == seed) & (pl.col("condition") == "baseline")
+        return lambda table: table.with_columns(
+            pl.when(at).then(math.nan).otherwise(pl.col(column)).alias(column)
+        )
+
+    claims = judged(
+        change={
+            "selectivity": spoil("csi_cv", LAST, 1),
+            "linearity": spoil("value", LAST, 2),
+            "cumulative": spoil("top1", LAST, 3),
+            "history": spoil("top1", 96, 4),
+        }
+    )
+    for name, seed, reason in [
+        ("C1", 1, "no csi_cv at step 0 or at the last step (100)"),
+        ("C3", 2, "no midpoint nonlinearity before step 12 or at the last step (100)"),
+        ("C4", 4, "'baseline' lacks the test accuracy of the last 3 checkpoints"),
+    ]:
+        clause = claims[name]["clauses"][0]
+        assert clause["seeds"] == [s for s in range(5) if s != seed]
+        assert clause["note"] == f"left out: seed {seed}: {reason}"
+    change = next(c for c in claims["C2"]["clauses"] if c["id"] == "C2.change.zero")
+    assert change["note"] == "left out: seed 3: no judgeable curve at the last step (100)"
+    json.dumps(claims, allow_nan=False)
+
+
+def test_selectivity_that_is_not_positive_has_no_logarithm():
+    def negative(table):
+        at = (pl.col("step") == 0) & (pl.col("seed") == 2)
+        return table.with_columns(
+            pl.when(at).then(-pl.col("csi_cv")).otherwise(pl.col("csi_cv")).alias("csi_cv")
+        )
+
+    rise, fall, *_ = judged(change={"selectivity": negative})["C1"]["clauses"]
+    assert rise["note"].startswith("left out: seed 2: no logarithm of")
+    assert fall["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_no_checkpoint_above_chance_leaves_c2_unmeasured():
+    claim = judged(change={"cumulative": lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32))})[
+        "C2"
+    ]
+    assert claim["verdict"] == "not measured"
+    assert "no judgeable curve before step 12" in claim["clauses"][0]["note"]
+
+
+def test_a_network_of_one_stage_has_no_m():
+    claim = judged(change={"selectivity": lambda table: table.with_columns(stage=pl.lit("all"))})["C1"]
+    assert claim["verdict"] == "not measured"
+    assert "all layers are of the last stage" in claim["clauses"][0]["note"]
+
+
+def test_windows_of_unequal_length_are_said():
+    study, tables = make_study()
+    settings = study.model_dump()["conditions"]
+    settings["mid"]["interventions"][0]["window"]["stop"] = 40
+    claim = judged(conditions=settings)["C4"]
+    assert claim["clauses"][2]["note"] == "the windows differ in length: 'early' 12 steps, 'mid' 24 steps"
+    assert judge_study(study, tables)["claims"][3]["clauses"][2]["note"] == ""
+
+
+def test_unfinished_training_is_said():
+    study, tables = make_study(recipe={"epochs": 30})
+    assert judge_study(study, tables)["note"] == (
+        "training of the baseline is at epoch 25 of 30: T is not the end of training"
+    )
+    assert judge_study(*make_study())["note"] == ""
+
+
+def test_only_the_registered_claims_are_judged_and_corrected_for():
+    claims = judged(claims={"early_window": 12, "judge": ["C4", "C1"]})
+    assert list(claims) == ["C1", "C4"]
+    assert claims["C4"]["p_holm"] == max(claims["C4"]["p_value"], 2 * claims["C1"]["p_value"])
+
+
+def test_a_study_without_claims_judges_none():
+    study, tables = make_study(claims=None)
+    assert judge_study(study, tables)["claims"] == []
+
+
+def test_order_of_rows_and_of_seeds_changes_nothing():
+    study, tables = make_study()
+    turned = {
+        kind: pl.concat(list(reversed(table.partition_by("condition", "seed", maintain_order=True))))
+        for kind, table in tables.items()
+    }
+    assert json.dumps(judge_study(study, turned)) == json.dumps(judge_study(study, tables))
+
+
+def test_pilot_seeds_in_the_tables_are_not_judged():
+    study, _ = make_study()
+    _, more = make_study(seeds=(0, 1, 2, 3, 4, 90, 91))
+    for claim in judge_study(study, more)["claims"]:
+        assert all(set(clause["seeds"]) <= set(study.seeds) for clause in claim["clauses"])
+
+
+def test_roles_may_have_any_name():
+    study, tables = make_study()
+    roles = {"early": "first {days}", "late": "late"}
+    renamed = {
+        kind: table.with_columns(pl.col("condition").replace({"early": "first {days}"}))
+        for kind, table in tables.items()
+    }
+    claims = study.model_dump()["claims"] | {"roles": roles}
+    study, _ = make_study(claims=claims)
+    sentence = judge_study(study, renamed)["claims"][3]["clauses"][0]["sentence"]
+    assert sentence.startswith("'first {days}' costs 6.0 points (95% CI")
+
+
+def test_record_has_the_shape_that_the_report_reads():
+    study, tables = make_study()
+    record = judge_study(study, tables)
+    assert {"version", "note", "early_window", "last_step", "classes", "seeds", "claims"} == set(record)
+    assert (record["last_step"], record["classes"], record["early_window"]) == (LAST, 10, 12)
+    for claim in record["claims"]:
+        assert {
+            "id",
+            "title",
+            "statement",
+            "sentence",
+            "verdict",
+            "finding",
+            "p_value",
+            "p_holm",
+            "note",
+        } <= set(claim)
+        assert re.search(r"^[A-Z].*[^.]\.$", claim["sentence"])
+        for item in (*claim["clauses"], *claim["beside"]):
+            assert {
+                "id",
+                "statistic",
+                "unit",
+                "estimate",
+                "low",
+                "high",
+                "seeds",
+                "values",
+                "sentence",
+            } <= set(item)
+            assert len(item["seeds"]) == len(item["values"])
+            assert "{" not in item["sentence"]
+        for clause in claim["clauses"]:
+            assert {"direction", "smallest_effect", "upper", "verdict", "note", "p_value"} <= set(clause)
+
+
+def test_claims_need_no_torch_and_no_scipy_stats():
+    heavy = "import sys, vestige.claims.verdicts; print({'torch', 'scipy.stats'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
