@@ -25,7 +25,6 @@ TORCHVISION = {
     "GTSRB": "gtsrb",
     "Flowers102": "flowers-102",
     "Food101": "food-101",
-    "OxfordIIITPet": "oxford-iiit-pet",
     "DTD": "dtd",
 }
 """torchvision's sets with a training and a test split, and where below PATH each keeps its files."""
