@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vestige.claims.verdicts import judge_study
 from vestige.config import StudyConfig, parse_study
 from vestige.runs.tables import SCHEMAS, conform
 
@@ -92,6 +93,18 @@ def make_study(
         "history": _history(effects, seeds),
     }
     return study, tables
+
+
+def judged(effects=None, change=None, **settings):
+    """Claims of a synthetic study by id; `change` maps kinds of table to functions of the table."""
+    study, tables = make_study(effects, **settings)
+    for kind, of in (change or {}).items():
+        tables[kind] = of(tables[kind])
+    return {claim["id"]: claim for claim in judge_study(study, tables)["claims"]}
+
+
+def verdicts(claim):
+    return {clause["id"].split(".", 1)[1]: clause["verdict"] for clause in claim["clauses"]}
 
 
 def pattern(n: int, shift: int = 0) -> np.ndarray:

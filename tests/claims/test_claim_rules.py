@@ -5,8 +5,8 @@ import math
 import pytest
 
 from vestige.claims.evidence import Sample, collect, name_seeds
-from vestige.claims.registry import Clause, Direction, Unit, Verdict
 from vestige.claims.rules import claim_verdict, clause_verdict, judge_clause, worst_p
+from vestige.claims.terms import Clause, Direction, Unit, Verdict
 from vestige.stats.intervals import Interval
 
 S, C, N, I, F, M = (

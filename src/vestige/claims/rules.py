@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vestige.claims.evidence import Sample
-from vestige.claims.registry import Clause, Direction, Verdict
+from vestige.claims.terms import Clause, Direction, Verdict
 from vestige.stats.intervals import Interval, p_above, p_below, paired_t, upper_end
 
 LEVEL = 0.05

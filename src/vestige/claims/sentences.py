@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 
 from vestige.claims.evidence import Sample, name_seeds
-from vestige.claims.registry import Claim, Direction, Unit, Verdict
 from vestige.claims.rules import Judged
+from vestige.claims.terms import Claim, Direction, Unit, Verdict
 from vestige.stats.intervals import Interval
 
 MORE_LINEAR = "more linear, not close to linear"

@@ -1,4 +1,11 @@
-"""Tables -> `claims.json`: each registered claim with its clauses, numbers, verdicts and sentences."""
+"""Tables -> `claims.json`: each registered claim with its clauses, numbers, verdicts and sentences.
+
+`{version, note, early_window, last_step, classes, seeds, claims: [{id, title, statement, sentence, verdict,
+finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low, high,
+upper, seeds, values, verdict, p_value, sentence, note}], beside: [{id, statistic, unit, estimate, low, high,
+seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided, `values` are in the order
+of `seeds`.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +16,10 @@ import polars as pl
 from vestige.claims.causality import CUT, causality
 from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance, linearity
-from vestige.claims.registry import Beside, Claim, Direction, Verdict, registered
+from vestige.claims.registry import registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
+from vestige.claims.terms import Beside, Claim, Direction, Verdict
 from vestige.config import StudyConfig
 from vestige.stats.intervals import holm, paired_t
 

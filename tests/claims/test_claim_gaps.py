@@ -1,0 +1,188 @@
+"""What is said of a study with gaps: measurements left out, seeds missing, NaN, training not finished."""
+
+import json
+import math
+
+import polars as pl
+import pytest
+from synthetic import LAST, Effects, judged, make_study, verdicts
+
+from vestige.claims.verdicts import judge_study
+
+
+def test_nothing_measured_is_said_with_the_command_that_gives_it():
+    claims = judged(
+        change=dict.fromkeys(("selectivity", "cumulative", "linearity", "history"), pl.DataFrame.clear)
+    )
+    assert {claim["verdict"] for claim in claims.values()} == {"not measured"}
+    for name, command in {"C1": "measure", "C2": "ablate", "C3": "linearity", "C4": "train"}.items():
+        for clause in claims[name]["clauses"]:
+            assert f"run `vestige {command}`" in clause["note"]
+            assert (clause["estimate"], clause["seeds"], clause["values"], clause["p_value"]) == (
+                None,
+                [],
+                [],
+                None,
+            )
+        assert (claims[name]["p_value"], claims[name]["p_holm"]) == (None, None)
+    assert json.loads(json.dumps(claims, allow_nan=False)) == claims
+
+
+ABSENT = [
+    (
+        {"measurements": {"selectivity": None}},
+        "C1",
+        "measurements.selectivity is null in the study: give it settings",
+    ),
+    (
+        {"measurements": {"selectivity": {"conditions": ["early"]}}},
+        "C1",
+        "measurements.selectivity.conditions leaves out 'baseline': add it",
+    ),
+    (
+        {"measurements": {"selectivity": {"protocols": ["faithful"]}}},
+        "C1",
+        "measurements.selectivity.protocols leaves out 'corrected': add it",
+    ),
+    ({"measurements": {"cumulative": None}}, "C2", "measurements.cumulative is null in the study"),
+    ({"measurements": {"linearity": None}}, "C3", "measurements.linearity is null in the study"),
+    (
+        {"conditions": {"baseline": {}}},
+        "C4",
+        "the study has no condition 'early': add it to conditions, or name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "claim", "reason"), ABSENT)
+def test_what_the_study_leaves_out_is_named_by_its_field(settings, claim, reason):
+    gone = dict.fromkeys(("selectivity", "cumulative", "linearity"), pl.DataFrame.clear)
+    baseline = {"history": lambda table: table.filter(pl.col("condition") == "baseline")}
+    found = judged(change=gone | baseline, **settings)[claim]
+    assert found["verdict"] == "not measured"
+    assert reason in found["clauses"][0]["note"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "clause", "reason"),
+    [
+        ({"values": ["zero"]}, "early.mean", "measurements.cumulative.values leaves out 'mean'"),
+        ({"orders": ["csi-desc", "random"]}, "early.zero", "orders leaves out 'activity-matched'"),
+    ],
+)
+def test_ablations_that_the_study_leaves_out_are_named(settings, clause, reason):
+    claim = judged(measurements={"cumulative": settings})["C2"]
+    assert reason in next(c["note"] for c in claim["clauses"] if c["id"] == f"C2.{clause}")
+    assert claim["verdict"] in ("inconclusive", "not measured")
+
+
+def test_a_missing_measure_is_named():
+    notes = [clause["note"] for clause in judged(Effects(kalimeris=None))["C3"]["clauses"]]
+    assert notes[0] == ""
+    assert "no measure 'kalimeris' of the logits" in notes[1]
+
+
+def test_a_seed_with_a_condition_missing_is_left_out_of_that_clause_and_named():
+    def drop(table):
+        return table.filter(~((pl.col("condition") == "late") & (pl.col("seed") == 3)))
+
+    claim = judged(change={"history": drop})["C4"]
+    a, b, c, d = claim["clauses"]
+    assert b["seeds"] == [0, 1, 2, 4]
+    assert b["note"] == "left out: seed 3: 'late' lacks the test accuracy of the last 3 checkpoints"
+    assert a["seeds"] == c["seeds"] == d["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_seeds_left_out_can_leave_too_few():
+    def drop(table):
+        return table.filter(~((pl.col("condition") == "late") & pl.col("seed").is_in([1, 2, 3])))
+
+    claim = judged(change={"history": drop})["C4"]
+    assert verdicts(claim) == {
+        "a": "supported",
+        "b": "fewer than 3 seeds",
+        "c": "supported",
+        "d": "supported",
+    }
+    assert claim["verdict"] == "fewer than 3 seeds"
+
+
+def test_a_run_that_is_not_finished_has_no_final_accuracy():
+    def stop(table):
+        return table.filter(
+            ~((pl.col("condition") == "early") & (pl.col("seed") == 0) & (pl.col("step") > 96))
+        )
+
+    a = judged(change={"history": stop})["C4"]["clauses"][0]
+    assert a["seeds"] == [1, 2, 3, 4]
+
+
+def test_nan_is_left_out_and_named():
+    def spoil(column, step, seed):
+        at = (pl.col("step") == step) & (pl.col("seed") == seed) & (pl.col("condition") == "baseline")
+        return lambda table: table.with_columns(
+            pl.when(at).then(math.nan).otherwise(pl.col(column)).alias(column)
+        )
+
+    claims = judged(
+        change={
+            "selectivity": spoil("csi_cv", LAST, 1),
+            "linearity": spoil("value", LAST, 2),
+            "cumulative": spoil("top1", LAST, 3),
+            "history": spoil("top1", 96, 4),
+        }
+    )
+    for name, seed, reason in [
+        ("C1", 1, "no csi_cv at step 0 or at the last step (100)"),
+        ("C3", 2, "no midpoint nonlinearity before step 12 or at the last step (100)"),
+        ("C4", 4, "'baseline' lacks the test accuracy of the last 3 checkpoints"),
+    ]:
+        clause = claims[name]["clauses"][0]
+        assert clause["seeds"] == [s for s in range(5) if s != seed]
+        assert clause["note"] == f"left out: seed {seed}: {reason}"
+    change = next(c for c in claims["C2"]["clauses"] if c["id"] == "C2.change.zero")
+    assert change["note"] == "left out: seed 3: no judgeable curve at the last step (100)"
+    json.dumps(claims, allow_nan=False)
+
+
+def test_selectivity_that_is_not_positive_has_no_logarithm():
+    def negative(table):
+        at = (pl.col("step") == 0) & (pl.col("seed") == 2)
+        return table.with_columns(
+            pl.when(at).then(-pl.col("csi_cv")).otherwise(pl.col("csi_cv")).alias("csi_cv")
+        )
+
+    rise, fall, *_ = judged(change={"selectivity": negative})["C1"]["clauses"]
+    assert rise["note"].startswith("left out: seed 2: no logarithm of")
+    assert fall["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_no_checkpoint_above_chance_leaves_c2_unmeasured():
+    claim = judged(change={"cumulative": lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32))})[
+        "C2"
+    ]
+    assert claim["verdict"] == "not measured"
+    assert "no judgeable curve before step 12" in claim["clauses"][0]["note"]
+
+
+def test_a_network_of_one_stage_has_no_m():
+    claim = judged(change={"selectivity": lambda table: table.with_columns(stage=pl.lit("all"))})["C1"]
+    assert claim["verdict"] == "not measured"
+    assert "all layers are of the last stage" in claim["clauses"][0]["note"]
+
+
+def test_windows_of_unequal_length_are_said():
+    study, tables = make_study()
+    settings = study.model_dump()["conditions"]
+    settings["mid"]["interventions"][0]["window"]["stop"] = 40
+    claim = judged(conditions=settings)["C4"]
+    assert claim["clauses"][2]["note"] == "the windows differ in length: 'early' 12 steps, 'mid' 24 steps"
+    assert judge_study(study, tables)["claims"][3]["clauses"][2]["note"] == ""
+
+
+def test_unfinished_training_is_said():
+    study, tables = make_study(recipe={"epochs": 30})
+    assert judge_study(study, tables)["note"] == (
+        "training of the baseline is at epoch 25 of 30: T is not the end of training"
+    )
+    assert judge_study(*make_study())["note"] == ""
