@@ -1,10 +1,10 @@
 """Tables -> `claims.json`: each registered claim with its clauses, numbers, verdicts and sentences.
 
 `{version, note, early_window, last_step, classes, seeds, claims: [{id, title, statement, sentence, verdict,
-finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low, high,
-upper, seeds, values, verdict, p_value, sentence, note}], beside: [{id, statistic, unit, estimate, low, high,
-seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided, `values` are in the order
-of `seeds`.
+finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low,
+high, upper, seeds, values, verdict, p_value, sentence, note}], beside: [{id, statistic, unit, estimate, low,
+high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided, `values` go with
+`seeds`.
 """
 
 import math
