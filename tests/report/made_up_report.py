@@ -40,7 +40,13 @@ def made_up_study(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), **settings: Any) -> 
 
 def made_up_tables(study: StudyConfig) -> dict[str, pl.DataFrame]:
     rng = np.random.default_rng(0)
-    kinds = {"selectivity": _selectivity, "ablation": _ablation, "cumulative": _cumulative, "linearity": _linearity, "history": _history}
+    kinds = {
+        "selectivity": _selectivity,
+        "ablation": _ablation,
+        "cumulative": _cumulative,
+        "linearity": _linearity,
+        "history": _history,
+    }
     found: dict[str, list[pl.DataFrame]] = {kind: [] for kind in kinds}
     for condition in study.conditions:
         for seed in study.seeds:
@@ -76,8 +82,21 @@ def made_up_claims(study: StudyConfig) -> dict[str, Any]:
     """Each verdict once; numbers of C4 by hand."""
     seeds = list(study.seeds)
 
-    def clause(name: str, unit: str, statistic: str, d: float, estimate: float | None, half: float, verdict: str, note: str = "") -> dict[str, Any]:
-        values = [] if estimate is None else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
+    def clause(
+        name: str,
+        unit: str,
+        statistic: str,
+        d: float,
+        estimate: float | None,
+        half: float,
+        verdict: str,
+        note: str = "",
+    ) -> dict[str, Any]:
+        values = (
+            []
+            if estimate is None
+            else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
+        )
         return {
             "id": name, "statistic": statistic, "unit": unit, "direction": "below" if name == "C4.b" else "at least",
             "smallest_effect": d, "estimate": estimate, "low": None if estimate is None else estimate - half,
@@ -85,7 +104,15 @@ def made_up_claims(study: StudyConfig) -> dict[str, Any]:
             "verdict": verdict, "note": note, "p_value": None if estimate is None else 0.004,
         }  # fmt: skip
 
-    def claim(name: str, title: str, statement: str, sentence: str, verdict: str, clauses: list[dict[str, Any]], beside: list[Any]) -> dict[str, Any]:
+    def claim(
+        name: str,
+        title: str,
+        statement: str,
+        sentence: str,
+        verdict: str,
+        clauses: list[dict[str, Any]],
+        beside: list[Any],
+    ) -> dict[str, Any]:
         return {"id": name, "title": title, "statement": statement, "sentence": sentence, "verdict": verdict, "p_value": 0.01,
                 "p_holm": 0.031, "note": "", "clauses": clauses, "beside": beside}  # fmt: skip
 
@@ -150,7 +177,13 @@ def _selectivity(condition: str, seed: int, step: int, rng: np.random.Generator)
     count = len(neurons["neuron"])
     depth = np.array([int(stage[-1]) for stage in neurons["stage"]])
     cut = 0.15 if condition in ("early", "always") and step else 1.0
-    csi = np.clip(cut * (_wave(step) + 0.04 * depth * (step > 0) * min(step, 50) / 50) + rng.normal(0, 0.05, count) + 0.01 * seed, 0, 1)
+    csi = np.clip(
+        cut * (_wave(step) + 0.04 * depth * (step > 0) * min(step, 50) / 50)
+        + rng.normal(0, 0.05, count)
+        + 0.01 * seed,
+        0,
+        1,
+    )
     null = 0.08 + 0.02 * depth
     rows = neurons | {
         "csi": csi, "csi_null_mean": null, "csi_null_q95": null + 0.04, "csi_excess": csi - null, "csi_cv": csi - 0.06,
@@ -186,12 +219,16 @@ def _cumulative(condition: str, seed: int, step: int, rng: np.random.Generator) 
     start, rows = top1_at(step, seed), []
     for value in ("zero", "mean"):
         for order, draws in (("csi-desc", 1), ("activity-matched", 5), ("random", 5)):
-            power = {"csi-desc": 2.6 - 1.1 * min(step, 40) / 40, "activity-matched": 1.5, "random": 1.0}[order] * (0.8 if value == "mean" else 1)
+            power = {"csi-desc": 2.6 - 1.1 * min(step, 40) / 40, "activity-matched": 1.5, "random": 1.0}[
+                order
+            ] * (0.8 if value == "mean" else 1)
             for scope in ("layer1", "layer2", "layer3"):
                 for draw in range(draws):
                     for fraction in np.linspace(0, 1, 17).tolist():
                         left = (1 - fraction) ** (power + 0.05 * draw + 0.03 * seed)
-                        rows.append((order, scope, value, draw, fraction, 0.1 + (start - 0.1) * left, 2.3 - left))
+                        rows.append(
+                            (order, scope, value, draw, fraction, 0.1 + (start - 0.1) * left, 2.3 - left)
+                        )
     names = ["order", "scope", "value", "draw", "fraction", "top1", "loss"]
     frame = pl.DataFrame(rows, schema=names, orient="row")
     return conform(frame, "cumulative", **_identity(condition, seed, step))
@@ -204,14 +241,37 @@ def _linearity(condition: str, seed: int, step: int, rng: np.random.Generator) -
         if place != "logits":
             rows.append(("cka", place, "logits", 0.3 + 0.15 * depth + 0.1 * (1 - math.exp(-step / 10)), 0.9))
             rows.append(("cka", place, "input", 0.8 - 0.15 * depth - 0.1 * (1 - math.exp(-step / 10)), 0.95))
-    rows += [(f"correlation-top{k}", "", "", 0.2 + 0.05 * k + 0.2 * math.exp(-step / 8) + 0.01 * seed, 0.7) for k in (1, 2, 3)]
+        if place != "logits":
+            rows.append(("gate-churn", place, "", 0.1 + 0.05 * depth, 0.0))
+            rows.append(("gate-churn-independent", place, "", 0.4, 0.0))
+    rows.append(("cka", "layer1.0", "layer2.0", 0.7, 0.9))
+    for k in (1, 2, 3):
+        for place, kind in enumerate(("top", "fixed", "csi")):
+            rows.append(
+                (
+                    f"correlation-{kind}{k}",
+                    "all",
+                    "",
+                    0.2 + 0.05 * k - 0.06 * place + 0.2 * math.exp(-step / 8) + 0.01 * seed,
+                    0.7,
+                )
+            )
     frame = pl.DataFrame(rows, schema=["measure", "layer", "other", "value", "anchor"], orient="row")
     return conform(frame, "linearity", **_identity(condition, seed, step))
 
 
 def _history(condition: str, seed: int, step: int, rng: np.random.Generator) -> pl.DataFrame:
-    cost = {"early": 0.05, "always": 0.08, "mid": 0.02, "late": 0.01, "eta2-early": 0.06, "permuted-eta2-early": 0.03}.get(condition, 0)
+    cost = {
+        "early": 0.05,
+        "always": 0.08,
+        "mid": 0.02,
+        "late": 0.01,
+        "eta2-early": 0.06,
+        "permuted-eta2-early": 0.03,
+    }.get(condition, 0)
     top1 = top1_at(step, seed) - cost * (1 - math.exp(-max(step - ONSETS.get(condition, 0), 0) / 8))
-    rows = [(split, 2.3 - 2 * top1, top1 + bonus, None, 0.1) for split, bonus in (("train", 0.02), ("test", 0.0))]
+    rows = [
+        (split, 2.3 - 2 * top1, top1 + bonus, None, 0.1) for split, bonus in (("train", 0.02), ("test", 0.0))
+    ]
     frame = pl.DataFrame(rows, schema=["split", "loss", "top1", "top5", "lr"], orient="row")
     return conform(frame, "history", condition=condition, seed=seed, step=step, epoch=step / 4)

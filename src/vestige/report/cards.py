@@ -81,7 +81,9 @@ def _card(claim: Mapping[str, Any]) -> Card:
         verdict=claim["verdict"],
         tone=tone,
         sign=sign,
-        p=f"p = {number(p_holm, 2)} (Holm over the claims)" if p_holm is not None and tone not in ("none", "few") else "",
+        p=f"p = {number(p_holm, 2)} (Holm over the claims)"
+        if p_holm is not None and tone not in ("none", "few")
+        else "",
         note=claim.get("note") or "",
         clauses=tuple(_row(clause) for clause in claim["clauses"]),
         beside=tuple(_beside(entry) for entry in claim.get("beside") or ()),
@@ -95,10 +97,12 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
     seeds = clause.get("seeds") or ()
     return ClauseRow(
         id=clause["id"],
-        statistic=clause["statistic"],
-        condition=f"{_WORDS.get(clause['direction'], clause['direction'])} {amount(clause['smallest_effect'], unit)}",
+        statistic=clause["statistic"].replace(" - ", " \u2212 "),
+        condition=_expected(clause, unit),
         estimate=amount(estimate, unit) if estimate is not None else "",
-        interval=f"95% interval {amount(low, unit, short=True)} to {amount(high, unit, short=True)}" if None not in (low, high) else "",
+        interval=f"95% interval {amount(low, unit, short=True)} to {amount(high, unit, short=True)}"
+        if None not in (low, high)
+        else "",
         seeds=f"{count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}" if seeds else "",
         verdict=clause["verdict"],
         tone=tone,
@@ -108,18 +112,35 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
     )
 
 
-_WORDS = {"at least": "expected at least", "surely at least": "whole interval at least", "below": "expected below"}
+def _expected(clause: Mapping[str, Any], unit: str) -> str:
+    d = clause["smallest_effect"]
+    words = _WORDS.get(clause["direction"], clause["direction"])
+    if not d and clause["direction"] == "at least":
+        return "expected above 0"
+    scaled = 100 * d if unit == "accuracy" else d
+    shown = f"{scaled:.3g}" + (
+        f" (× {math.exp(d):.3g})" if unit == "ln ratio" else " points" if unit == "accuracy" else ""
+    )
+    return f"{words} {shown}"
+
+
+_WORDS = {
+    "at least": "expected at least",
+    "surely at least": "whole interval at least",
+    "below": "expected below",
+}
+_PLACES = {"ln ratio": 3, "csi_cv": 3, "area": 3, "share": 2, "accuracy": 2}
 
 
 def amount(value: float | None, unit: str, *, short: bool = False) -> str:
     """A statistic as a reader wants it: accuracy in points, a log ratio also as a multiple."""
     if value is None:
         return number(None)
-    if unit == "accuracy":
-        return number(100 * value) + ("" if short else " points")
+    scaled = 100 * value if unit == "accuracy" else value
+    shown = f"{scaled:.{_PLACES[unit]}f}".replace("-", "\u2212") if unit in _PLACES else number(value)
     if unit == "ln ratio" and not short:
-        return f"{number(value)} (× {number(math.exp(value))})"
-    return number(value) + (f" {unit}" if unit == "steps" and not short else "")
+        return f"{shown} (× {math.exp(value):.2f})"
+    return shown + ({"accuracy": " points", "steps": " steps"}.get(unit, "") if not short else "")
 
 
 def forest(clause: Mapping[str, Any]) -> Forest:
@@ -138,7 +159,8 @@ def forest(clause: Mapping[str, Any]) -> Forest:
         high=None if high is None else place(high),
         estimate=place(estimate),
         seeds=tuple(place(value) for value in values),
-        label=f"Estimate {number(estimate)}, 95% interval {number(low)} to {number(high)}, smallest effect {number(d)}.",
+        label=f"Estimate {number(estimate)}, 95% interval {number(low)} to {number(high)}, "
+        f"smallest effect {number(d)}.",
     )
 
 
@@ -158,7 +180,11 @@ def _beside(entry: Any) -> tuple[str, str]:
 
 def _with_interval(entry: Mapping[str, Any]) -> str:
     unit, low, high = entry.get("unit") or "", entry.get("low"), entry.get("high")
-    ends = f" [{amount(low, unit, short=True)}, {amount(high, unit, short=True)}]" if None not in (low, high) else ""
+    ends = (
+        f" [{amount(low, unit, short=True)}, {amount(high, unit, short=True)}]"
+        if None not in (low, high)
+        else ""
+    )
     note = f" — {entry['note']}" if entry.get("note") else ""
     return f"{amount(entry['estimate'], unit)}{ends}{note}"
 

@@ -1,4 +1,5 @@
-"""How a study was made: settings, conditions, runs, versions, hardware and time, from its config and manifests."""
+"""How a study was made, from its config and manifests: settings, conditions, runs, versions, hardware, "
+"time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,11 @@ def making(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) ->
             (name, config.description, tuple(intervention(one) for one in config.interventions))
             for name, config in study.conditions.items()
         ),
-        runs=tuple(_run(condition, seed, manifests.get((condition, seed))) for condition in study.conditions for seed in study.seeds),
+        runs=tuple(
+            _run(condition, seed, manifests.get((condition, seed)))
+            for condition in study.conditions
+            for seed in study.seeds
+        ),
         versions=versions,
         hardware=hardware,
         differing=tuple(f"Runs differ in {what}: {values}." for what, values in (*various, *machines)),
@@ -42,8 +47,12 @@ def making(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) ->
 
 
 def dataset(spec: str) -> str:
-    """A data set by its kind and last part: a reader of the page has no use for a folder of another machine."""
-    return spec.split("/")[-1] if ":" not in spec else f"{spec.split(':')[0]}:{spec.rstrip('/').split('/')[-1].split(':')[-1]}"
+    """A data set by its kind and last part: a reader has no use for a folder of another machine."""
+    return (
+        spec.split("/")[-1]
+        if ":" not in spec
+        else f"{spec.split(':')[0]}:{spec.rstrip('/').split('/')[-1].split(':')[-1]}"
+    )
 
 
 def intervention(config: InterventionConfig) -> str:
@@ -52,7 +61,11 @@ def intervention(config: InterventionConfig) -> str:
     verb = "suppresses" if config.alpha < 0 else "raises"
     labels = "" if config.labels == "true" else ", labels permuted in every batch"
     where = f", in {names(list(config.stages))}" if config.stages else ""
-    estimator = f", estimator {config.estimator}" if config.kind == "selectivity" and config.estimator != "mean" else ""
+    estimator = (
+        f", estimator {config.estimator}"
+        if config.kind == "selectivity" and config.estimator != "mean"
+        else ""
+    )
     return f"{verb} {what}, α = {number(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
 
 
@@ -66,34 +79,60 @@ def window(config: Window) -> str:
 
 def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) -> Pairs:
     recipe, data = study.recipe, study.data
-    limits = [f"{limit} of the {split} images" for split, limit in (("training", data.limit), ("test", data.limit_test)) if limit]
+    limits = [
+        f"{limit} of the {split} images"
+        for split, limit in (("training", data.limit), ("test", data.limit_test))
+        if limit
+    ]
     training = sum(manifest.seconds for manifest in manifests.values())
-    measuring = sum(artifact.seconds for manifest in manifests.values() for artifact in manifest.artifacts.values())
-    claims = study.claims
+    measuring = sum(
+        artifact.seconds for manifest in manifests.values() for artifact in manifest.artifacts.values()
+    )
     return tuple(
         (name, value)
         for name, value in (
-            ("Network", f"{study.model.name}, width {study.model.width}" if study.model.name.startswith("resnet") else study.model.name),
+            ("Network", _network(study)),
             ("Training images", dataset(data.train)),
             ("Test images", dataset(data.test)),
             ("Limited to", names(limits) if limits else ""),
-            ("Training", f"{count(recipe.epochs, 'epoch')}, SGD, batch {recipe.batch_size}, learning rate {recipe.lr:g} ({recipe.schedule}), "
-             f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.dtype}"),
+            (
+                "Training",
+                f"{count(recipe.epochs, 'epoch')}, SGD, batch {recipe.batch_size}, "
+                f"learning rate {recipe.lr:g} ({recipe.schedule}), momentum {recipe.momentum:g}, "
+                f"weight decay {recipe.weight_decay:g}, {recipe.dtype}",
+            ),
             ("Seeds", ", ".join(map(str, study.seeds))),
-            ("Early window", f"steps 0 to {claims.early_window}" + (f", from pilot seeds {names([str(s) for s in claims.pilot_seeds])}"
-             if claims.pilot_seeds else "") if claims else ""),
+            ("Early window", _early_window(study)),
             ("Time in training", duration(training) + " over all runs" if training else ""),
             ("Time in measuring", duration(measuring) + " over all runs" if measuring else ""),
         )
         if value
-    )  # fmt: skip
+    )
+
+
+def _network(study: StudyConfig) -> str:
+    own = study.model.name.startswith("resnet")
+    return f"{study.model.name}, width {study.model.width}" if own else study.model.name
+
+
+def _early_window(study: StudyConfig) -> str:
+    if study.claims is None:
+        return ""
+    pilots = [str(seed) for seed in study.claims.pilot_seeds]
+    return f"steps 0 to {study.claims.early_window}" + (
+        f", from pilot seeds {names(pilots)}" if pilots else ""
+    )
 
 
 def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...]:
     if manifest is None or not manifest.key:
         return condition, str(seed), "not begun", "–", "–", "–"
     steps = f"{max(manifest.checkpoints):,}".replace(",", "\u202f") if manifest.checkpoints else "–"
-    parent = f"{manifest.parent['condition']} at step {manifest.parent['step']}" if manifest.parent else "initialisation"
+    parent = (
+        f"{manifest.parent['condition']} at step {manifest.parent['step']}"
+        if manifest.parent
+        else "initialisation"
+    )
     done = "complete" if manifest.complete else "unfinished"
     return condition, str(seed), done, steps, parent, duration(manifest.seconds)
 

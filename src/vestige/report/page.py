@@ -19,7 +19,7 @@ from vestige.runs.store import StudyFolder, read_json, write_text
 
 PAPER_NAMES = (
     "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful", "F2-ablation",
-    "F2-single-neurons", "F3-linearity", "F4-causality", "accuracy",
+    "F2-single-neurons", "F3-linearity", "F3-correlation", "F4-causality", "accuracy",
 )  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def write_report(
     Args:
       folder: the study's folder; `report/` in it is written.
       study: the study.
-      tables: by kind (`selectivity`, `ablation`, `cumulative`, `linearity`, `history`), each with all conditions and
-        seeds and the columns of `runs.tables`; any may be missing or empty: the report says so.
+      tables: by kind (`selectivity`, `ablation`, `cumulative`, `linearity`, `history`), each with all
+        conditions and seeds and the columns of `runs.tables`; any may be missing or empty: the page says so.
       claims: the contents of `claims.json`; None where nothing was judged.
       manifests: of every run, by condition and seed; a run that has not begun may be missing.
 
@@ -60,7 +60,11 @@ def render(source: Source, figures: tuple[Figure, ...]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("vestige.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("vestige.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
     shown = cards(source.claims)
@@ -111,14 +115,18 @@ def _facts(source: Source) -> tuple[str, ...]:
 
 def _no_claims(source: Source) -> str:
     if source.study.claims is None:
-        return "This study registers no claims, so there is nothing to judge; the figures below describe what was measured."
-    return "The claims of this study have not been judged yet. Run “vestige claims” once its measurements are made."
+        return "This study registers no claims; the figures below describe what was measured."
+    return "The claims have not been judged yet. Run “vestige claims” once the measurements are made."
 
 
 def _missing(source: Source) -> tuple[str, ...]:
-    """What a reader must know before anything else: runs that are not there or not finished, too few seeds."""
+    """What a reader must know before anything else: runs that are not there, too few seeds."""
     study, said = source.study, []
-    runs = {(condition, seed): source.manifests.get((condition, seed)) for condition in study.conditions for seed in study.seeds}
+    runs = {
+        (condition, seed): source.manifests.get((condition, seed))
+        for condition in study.conditions
+        for seed in study.seeds
+    }
     begun = {run: manifest for run, manifest in runs.items() if manifest and manifest.key}
     whole = sum(manifest.complete for manifest in begun.values())
     if whole < len(runs):
@@ -128,8 +136,13 @@ def _missing(source: Source) -> tuple[str, ...]:
         )
     if len(study.seeds) < 3:
         said.append(f"{count(len(study.seeds), 'seed')}: fewer than 3 can support no claim.")
-    named = {"selectivity": "selectivity", "ablation": "single-neuron ablation", "cumulative": "cumulative ablation",
-             "linearity": "linearity", "history": "accuracy"}  # fmt: skip
+    named = {
+        "selectivity": "selectivity",
+        "ablation": "single-neuron ablation",
+        "cumulative": "cumulative ablation",
+        "linearity": "linearity",
+        "history": "accuracy",
+    }
     absent = [name for kind, name in named.items() if source.table(kind).is_empty()]
     said += [f"There is no table of {name}." for name in absent]
     return tuple(said)

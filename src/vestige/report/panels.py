@@ -11,12 +11,12 @@ Place = float | None
 
 @dataclass(frozen=True)
 class Curve:
-    """A line. `key` names its legend entry; `weight` its part: a mean over seeds, one seed, a null or an anchor."""
+    """A line. `key` names its legend entry; `weight` its part: a mean over seeds, one seed, or an anchor."""
 
     key: str
     x: Sequence[float]
     y: Sequence[Place]
-    weight: Literal["mean", "seed", "null", "anchor"] = "mean"
+    weight: Literal["mean", "seed", "anchor"] = "mean"
     note: str = ""
 
 
@@ -62,7 +62,7 @@ Mark = Curve | Band | Points | Interval
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis. `steps`: logarithmic, with step 0 a fixed way to the left; `names`: one place for each name."""
+    """An axis. `steps`: logarithmic, step 0 a fixed way to the left; `names`: one place for each name."""
 
     label: str
     kind: Literal["linear", "steps", "names"] = "linear"
@@ -82,7 +82,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `levels`: horizontal reference lines with their names; `empty`: why nothing is drawn."""
+    """One pair of axes. `levels`: horizontal reference lines with their names; `empty`: why nothing is "
+    "drawn."""
 
     title: str
     x: Axis
@@ -107,7 +108,7 @@ class Key:
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a figure: panels side by side under one legend. `file`: its name on paper, if it has one."""
+    """One way to look at a figure: panels under one legend. `file`: its name on paper, if it has one."""
 
     name: str
     panels: tuple[Panel, ...]
@@ -166,7 +167,9 @@ class StepScale:
         """Step 0, and powers of ten (with 3s or 2s and 5s where those are few)."""
         decades = range(math.floor(math.log10(self.first)), math.ceil(math.log10(self.last)) + 1)
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            steps = [f * 10**d for d in decades if d >= 0 for f in factors if self.first <= f * 10**d <= self.last]
+            steps = [
+                f * 10**d for d in decades if d >= 0 for f in factors if self.first <= f * 10**d <= self.last
+            ]
             if len(steps) < most:
                 return [0, *steps]
         return [0, *steps]

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from vestige.report.panels import Band, Curve, Figure, Interval, Key, Panel, Points, StepScale, View
@@ -16,7 +17,7 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same everywhere
     "font.size": 7.5,
     "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
+    "axes.titlecolor": LIGHT[0],
     "axes.titlelocation": "left",
     "axes.labelsize": 7.5,
     "axes.linewidth": 0.6,
@@ -44,12 +45,13 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 _MUTED = "#57606a"
-_PANEL = (2.9, 2.05)  # inches
-_LEGEND = 0.32
+_SHADE = "#eaedf0"
+_HEIGHT = 2.05  # inches of a panel
+_WIDTHS = {1: 5.8, 2: 5.8, 3: 7.2}  # inches of a sheet, by its columns
 
 
 def write_figures(folder: Path, figures: tuple[Figure, ...], scale: StepScale) -> tuple[Path, ...]:
-    """Write the views that have a name on paper as PDF and PNG; a file that says the same already is left alone.
+    """Write the views that have a name on paper as PDF and PNG; a file of the same bytes is left alone.
 
     Returns:
       The files, whether or not they had to be written.
@@ -60,7 +62,10 @@ def write_figures(folder: Path, figures: tuple[Figure, ...], scale: StepScale) -
     with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):  # pyright: ignore[reportArgumentType]
         for view in (view for figure in figures for view in figure.views if view.file):
             sheet = draw(view, scale)
-            for kind, metadata in (("pdf", {"CreationDate": None, "Producer": None, "Creator": None}), ("png", {"Software": None})):
+            for kind, metadata in (
+                ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+                ("png", {"Software": None}),
+            ):
                 paths.append(folder / f"{view.file}.{kind}")
                 _write(paths[-1], _rendered(sheet, kind, metadata))
     return tuple(paths)
@@ -72,11 +77,13 @@ def draw(view: View, scale: StepScale) -> "Sheet":
     from matplotlib.figure import Figure as Sheet
 
     panels = [panel for panel in view.panels if panel.marks] or list(view.panels[:1])
-    columns = min(2, len(panels))
+    columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
-    legend = _LEGEND * (1 + (len(view.keys) - 1) // (3 * columns)) * bool(view.keys)
     height = max(_height(panel) for panel in panels)
-    width = _PANEL[0] * columns * (2 if columns == 1 else 1)
+    width = _WIDTHS[columns]
+    entries = [key.name for key in view.keys] + ["early window"] * any(panel.shade for panel in panels)
+    across = _columns(entries, width)
+    legend = 0.1 + 0.17 * -(-len(entries) // across)
     sheet = Sheet(figsize=(width, height * rows + legend), layout="constrained")
     FigureCanvasAgg(sheet)
     slots = {key.name: key for key in view.keys}
@@ -84,27 +91,47 @@ def draw(view: View, scale: StepScale) -> "Sheet":
         axes = sheet.add_subplot(rows, columns, place)
         _draw_panel(axes, panel, slots, scale, last_row=place > len(panels) - columns)
     if view.keys:
-        handles = [_handle(key, panels) for key in view.keys]
-        sheet.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 3 * columns), handlelength=2.2)
+        handles = [_handle(key, panels) for key in view.keys] + _early(panels)
+        sheet.legend(
+            handles=_by_rows(handles, across), loc="outside lower left", ncols=across, handlelength=2.2
+        )
+    sheet.draw_without_rendering()
+    sheet.set_layout_engine("none")  # laid out once, for both files
     return sheet
+
+
+def _columns(entries: list[str], width: float) -> int:
+    longest = max((len(entry) for entry in entries), default=1)
+    return max(1, min(len(entries), int(width / (0.55 + 0.06 * longest))))
+
+
+def _by_rows(handles: list[Any], columns: int) -> list[Any]:
+    """Matplotlib fills a legend column by column; readers read rows."""
+    order = sorted(range(len(handles)), key=lambda place: (place % columns, place // columns))
+    return [handles[place] for place in order]
 
 
 def _height(panel: Panel) -> float:
     if panel.y.kind == "names":
         return 0.75 + 0.42 * len(panel.y.names)
-    return _PANEL[1] + (0.35 if panel.x.kind == "names" else 0)
+    return _HEIGHT + (0.35 if panel.x.kind == "names" else 0)
 
 
-def _draw_panel(axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepScale, *, last_row: bool) -> None:
+def _draw_panel(
+    axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepScale, *, last_row: bool
+) -> None:
     axes.set_title(panel.title + ("\n" if panel.subtitle else ""))
     if panel.subtitle:
         axes.annotate(
-            panel.subtitle, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", color=_MUTED, fontsize=6.5
-        )  # fmt: skip
+            panel.subtitle, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
+            color=_MUTED, fontsize=6,
+        ).set_in_layout(False)  # fmt: skip
     if panel.shade and panel.x.kind == "steps":
-        axes.axvspan(scale(panel.shade[0]), scale(panel.shade[1]), color="#eef1f4", zorder=0, linewidth=0)
+        axes.axvspan(scale(panel.shade[0]), scale(panel.shade[1]), color=_SHADE, zorder=0, linewidth=0)
     for level, name in panel.levels:
-        (axes.axvline if panel.y.kind == "names" else axes.axhline)(level, color="#8b949e", linewidth=0.8, zorder=1)
+        (axes.axvline if panel.y.kind == "names" else axes.axhline)(
+            level, color="#8b949e", linewidth=0.8, zorder=1
+        )
         if name:
             axes.annotate(
                 name, (1, level), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -115,7 +142,9 @@ def _draw_panel(axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepSca
     _dress_axes(axes, panel, scale, last_row=last_row)
 
 
-def _draw_mark(axes: "Axes", mark: Curve | Band | Points | Interval, keys: dict[str, Key], scale: StepScale | None) -> None:
+def _draw_mark(
+    axes: "Axes", mark: Curve | Band | Points | Interval, keys: dict[str, Key], scale: StepScale | None
+) -> None:
     key = keys.get(mark.key, Key(mark.key, 0))
     colour = LIGHT[key.slot]
     if isinstance(mark, Interval):
@@ -123,15 +152,26 @@ def _draw_mark(axes: "Axes", mark: Curve | Band | Points | Interval, keys: dict[
         return
     x = [scale(step) for step in mark.x] if scale else list(mark.x)
     if isinstance(mark, Band):
-        axes.fill_between(x, _gaps(mark.low), _gaps(mark.high), color=colour, alpha=0.13, linewidth=0, zorder=1)
+        axes.fill_between(
+            x, _gaps(mark.low), _gaps(mark.high), color=colour, alpha=0.13, linewidth=0, zorder=1
+        )
     elif isinstance(mark, Points):
-        size = {"s": 26, "linewidths": 0.8, "edgecolors": "white"} if mark.big else {"s": 5, "linewidths": 0, "alpha": 0.45}
+        size = (
+            {"s": 26, "linewidths": 0.8, "edgecolors": "white"}
+            if mark.big
+            else {"s": 5, "linewidths": 0, "alpha": 0.45}
+        )
         axes.scatter(x, _gaps(mark.y), color=colour, zorder=4 if mark.big else 2, **size)
     else:
         look: dict[str, Any] = {
-            "mean": {"linewidth": 1.5, "marker": "o", "markersize": 2, "linestyle": MPL_DASHES[key.dash], "zorder": 4},
+            "mean": {
+                "linewidth": 1.5,
+                "marker": "o",
+                "markersize": 2,
+                "linestyle": MPL_DASHES[key.dash],
+                "zorder": 4,
+            },
             "seed": {"linewidth": 0.5, "alpha": 0.4, "zorder": 2},
-            "null": {"linewidth": 0.8, "linestyle": ":", "zorder": 2},
             "anchor": {"linewidth": 1, "linestyle": MPL_DASHES["dot"], "alpha": 0.65, "zorder": 3},
         }[mark.weight]
         axes.plot(x, _gaps(mark.y), color=colour, **look)
@@ -143,13 +183,22 @@ def _draw_interval(axes: "Axes", mark: Interval, colour: str) -> None:
     if mark.low is not None and mark.high is not None:
         axes.plot([mark.low, mark.high], [mark.y] * 2, color=colour, linewidth=1.6, zorder=3)
     if mark.smallest is not None:
-        axes.plot([mark.smallest] * 2, [mark.y - 0.25, mark.y + 0.25], color=_MUTED, linewidth=1, linestyle=(0, (2, 1)), zorder=2)
+        axes.plot(
+            [mark.smallest] * 2,
+            [mark.y - 0.25, mark.y + 0.25],
+            color=_MUTED,
+            linewidth=1,
+            linestyle=(0, (2, 1)),
+            zorder=2,
+        )
     if mark.estimate is not None:
-        axes.plot([mark.estimate], [mark.y], "D", color=colour, markersize=5, markeredgecolor="white", zorder=4)
+        axes.plot(
+            [mark.estimate], [mark.y], "D", color=colour, markersize=5, markeredgecolor="white", zorder=4
+        )
 
 
 def _dress_axes(axes: "Axes", panel: Panel, scale: StepScale, *, last_row: bool) -> None:
-    from matplotlib.ticker import FixedLocator, PercentFormatter
+    from matplotlib.ticker import FixedLocator
 
     x, y = panel.x, panel.y
     if x.kind == "steps":
@@ -163,14 +212,15 @@ def _dress_axes(axes: "Axes", panel: Panel, scale: StepScale, *, last_row: bool)
     axes.set_xlabel(x.label if last_row or x.kind != "steps" else "")
     axes.set_ylabel(y.label)
     if y.kind == "names":
-        axes.set_yticks(range(len(y.names)), y.names)
+        axes.set_yticks(range(len(y.names)), [fill(name, 30) for name in y.names])
         axes.set_ylim(len(y.names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     if y.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g}%")
     if y.floor is not None and panel.marks:
         low, high = axes.get_ylim()
-        axes.set_ylim(min(y.floor, low) if low < y.floor else y.floor, high)
+        bottom = min(low, y.floor) if low < y.floor - 0.1 * (high - low) else y.floor
+        axes.set_ylim(bottom, high + 0.04 * (high - bottom))
     if x.floor is not None and panel.marks:
         axes.set_xlim(left=x.floor)
 
@@ -184,6 +234,12 @@ def _handle(key: Key, panels: list[Panel]) -> Any:
         [], [], color=LIGHT[key.slot], label=key.name, marker="o" if dotted else None, markersize=3,
         linestyle=MPL_DASHES[key.dash] if lined or not dotted else "none",
     )  # fmt: skip
+
+
+def _early(panels: list[Panel]) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    return [Patch(color=_SHADE, label="early window")] if any(panel.shade for panel in panels) else []
 
 
 def _gaps(values: Any) -> list[float]:

@@ -12,13 +12,12 @@ DARK = ("#e6e8eb", "#4aa8e0", "#f0803c", "#2fc598", "#e29cc4", "#f0b429", "#8ccd
 """The same hues, lighter, on a dark ground."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 """Plotly's names; `MPL_DASHES` are the same strokes in matplotlib."""
-MPL_DASHES = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2)), "longdash": (0, (9, 2))}
-
-MEASURES = {
-    "csi": ("Class selectivity (CSI)", "of neurons that fire; band: null mean to its 95% quantile"),
-    "csi_cv": ("Cross-validated CSI", "of neurons that fire; 0 without signal"),
-    "eta2": ("Variance explained by class (η²)", "of neurons that fire; adjusted for chance in the dotted curve"),
-    "closed": ("Closed gates", "share of images and positions that are exactly 0; all neurons"),
+MPL_DASHES = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1, 1.5)),
+    "dashdot": (0, (5, 2, 1, 2)),
+    "longdash": (0, (9, 2)),
 }
 
 
@@ -28,7 +27,7 @@ def slot(index: int) -> tuple[int, str]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as a reader wants it: `digits` significant digits, a true minus sign, a dash where there is none."""
+    """A number with `digits` significant digits and a true minus sign; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:

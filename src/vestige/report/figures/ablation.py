@@ -1,4 +1,4 @@
-"""F2: what ablation does through training: growing sets of neurons, and each neuron alone against its selectivity."""
+"""F2: ablation through training: growing sets of neurons, and each neuron alone against its selectivity."""
 
 import math
 
@@ -15,7 +15,11 @@ ORDERS = {
     "activity-matched": Key("activity-matched", 0, "dash"),
     "random": Key("random", 3, "dot"),
 }
-VALUES = {"zero": "replaced by zero", "mean": "replaced by the mean", "resample": "replaced by another image's"}
+VALUES = {
+    "zero": "replaced by zero",
+    "mean": "replaced by the mean",
+    "resample": "replaced by another image's",
+}
 _RUN = ["condition", "protocol", "seed", "step"]
 _MOST_POINTS = 2000
 
@@ -26,16 +30,23 @@ def ablation(source: Source) -> Figure:
     rows = areas(frame, source.classes) if not frame.is_empty() else pl.DataFrame()
     views = _area_views(source, rows) if not rows.is_empty() else ()
     wanted = source.study.measurements.cumulative
-    said = source.lacking("cumulative", (wanted.conditions if wanted else None) or source.study.conditions, "cumulative ablation")
+    said = source.lacking(
+        "cumulative",
+        (wanted.conditions if wanted else None) or source.study.conditions,
+        "cumulative ablation",
+    )
     if not rows.is_empty():
         said += _unjudged(rows) + single_seed(frame)
     return Figure(
         id="F2",
         title="Ablation through training",
-        caption="Area under accuracy while 0 to 100% of a stage’s neurons are ablated, scaled so that 1 is the intact "
-        "network and 0 is chance. Lower is more harm. Neurons are ranked on one half of the images and ablated on the "
+        caption="Area under accuracy while 0 to 100% of a stage’s neurons are ablated, scaled so that 1 is "
+        "the intact "
+        "network and 0 is chance. Lower is more harm. Neurons are ranked on one half of the images and "
+        "ablated on the "
         "other; activity-matched: the same order, shuffled among neurons of like mean activation.",
-        alternative="Curves against optimiser steps of the area left after ablating the most selective neurons first, "
+        alternative="Curves against optimiser steps of the area left after ablating the most selective "
+        "neurons first, "
         "activity-matched neurons, and random ones; one panel for each value that replaces a neuron.",
         views=views,
         missing=tuple(said),
@@ -44,15 +55,24 @@ def ablation(source: Source) -> Figure:
 
 
 def areas(frame: pl.DataFrame, classes: int | None) -> pl.DataFrame:
-    """Normalised area of each run, step, order, scope and value, averaged over draws; null where not judgeable."""
+    """Normalised area of each run, step, order, scope and value, mean over draws; null where not "
+    "judgeable."""
     if classes is None:
         return pl.DataFrame()
     by = [*_RUN, "order", "scope", "value"]
-    grouped = frame.sort("fraction", maintain_order=True).group_by([*by, "draw"], maintain_order=True).agg("fraction", "top1")
+    grouped = (
+        frame.sort("fraction", maintain_order=True)
+        .group_by([*by, "draw"], maintain_order=True)
+        .agg("fraction", "top1")
+    )
     pairs = zip(grouped["fraction"].to_list(), grouped["top1"].to_list(), strict=True)
     area = [_area(fractions, top1, classes) for fractions, top1 in pairs]
-    found = grouped.drop("fraction", "top1").with_columns(area=pl.Series(area, dtype=pl.Float64).fill_nan(None))
-    return found.group_by(by, maintain_order=True).agg(pl.col("area").mean()).sort("step", maintain_order=True)
+    found = grouped.drop("fraction", "top1").with_columns(
+        area=pl.Series(area, dtype=pl.Float64).fill_nan(None)
+    )
+    return (
+        found.group_by(by, maintain_order=True).agg(pl.col("area").mean()).sort("step", maintain_order=True)
+    )
 
 
 def _area(fractions: list[float], top1: list[float | None], classes: int) -> float:
@@ -72,17 +92,24 @@ def single_neurons(source: Source) -> Figure:
         if not points.filter(condition=condition, value=value).is_empty()
     ]
     wanted = source.study.measurements.ablation
-    said = source.lacking("ablation", (wanted.conditions if wanted else None) or source.study.conditions, "single-neuron ablation")
+    said = source.lacking(
+        "ablation",
+        (wanted.conditions if wanted else None) or source.study.conditions,
+        "single-neuron ablation",
+    )
     if not frame.is_empty() and points.is_empty():
-        said.append("No measurement of selectivity belongs to these ablations, so there is nothing to set them against.")
+        said.append("No measurement of selectivity belongs to these ablations: nothing to set them against.")
     if not points.is_empty():
         said += single_seed(points)
     return Figure(
         id="F2b",
         title="Each neuron alone",
-        caption="A point is one neuron of one seed, ablated by itself: how much the loss grows, against its CSI at that "
-        "step. The early checkpoint is the one in the early window where selectivity before the last stage is highest.",
-        alternative="Two scatter plots, early and late in training: class selectivity of a neuron against the change of "
+        caption="A point is one neuron of one seed, ablated by itself: how much the loss grows, against "
+        "its CSI at that "
+        "step. The early checkpoint is the one in the early window where selectivity before the last stage "
+        "is highest.",
+        alternative="Two scatter plots, early and late in training: class selectivity of a neuron against "
+        "the change of "
         "loss when it alone is ablated, coloured by stage.",
         views=tuple(views),
         missing=tuple(said),
@@ -94,11 +121,15 @@ def single_neurons(source: Source) -> Figure:
 
 
 def join_selectivity(source: Source) -> pl.DataFrame:
-    """Single-neuron ablations with the selectivity of the same neuron at the same step, corrected where there is."""
+    """Single-neuron ablations with the selectivity of the same neuron at the same step."""
     measured = source.table("selectivity")
     protocol = "corrected" if "corrected" in measured["protocol"] else "faithful"
     keys = ["condition", "seed", "step", "stage", "layer", "neuron"]
-    chosen = measured.filter(protocol=protocol).filter(~pl.col("dead").fill_null(False)).select(*keys, "csi", "csi_cv")
+    chosen = (
+        measured.filter(protocol=protocol)
+        .filter(~pl.col("dead").fill_null(False))
+        .select(*keys, "csi", "csi_cv")
+    )
     return source.table("ablation").join(chosen, on=keys, how="inner", maintain_order="left")
 
 
@@ -114,17 +145,25 @@ def _area_views(source: Source, rows: pl.DataFrame) -> tuple[View, ...]:
             part = part.group_by([*_RUN, "order", "value"], maintain_order=True).agg(pl.col("area").mean())
             keys = tuple(key for order, key in ORDERS.items() if order in part["order"])
             first = condition == source.baseline and chosen == before
-            views.append(View(f"{condition} · {name}", _area_panels(source, part), keys, "F2-ablation" if first else ""))
+            views.append(
+                View(
+                    f"{condition} · {name}", _area_panels(source, part), keys, "F2-ablation" if first else ""
+                )
+            )
     return tuple(views)
 
 
 def _area_panels(source: Source, rows: pl.DataFrame) -> tuple[Panel, ...]:
-    named = rows.with_columns(order=pl.col("order").replace({order: key.name for order, key in ORDERS.items()}))
+    named = rows.with_columns(
+        order=pl.col("order").replace({order: key.name for order, key in ORDERS.items()})
+    )
     ranks = {key.name: rank for rank, key in enumerate(ORDERS.values())}
     panels = []
     for value in (value for value in VALUES if value in rows["value"]):
         own = named.filter(value=value)
-        own = own.sort(pl.col("order").replace_strict(ranks, default=9, return_dtype=pl.Int32), maintain_order=True)
+        own = own.sort(
+            pl.col("order").replace_strict(ranks, default=9, return_dtype=pl.Int32), maintain_order=True
+        )
         lines = curves(own, "order", "area")
         panels.append(
             Panel(
@@ -147,7 +186,7 @@ def _unjudged(rows: pl.DataFrame) -> list[str]:
     blank = points.filter(area=0).height
     if not blank:
         return []
-    return [f"{blank} of {points.height} checkpoints are not judged: their accuracy is too near chance for an area to mean much."]
+    return [f"{blank} of {points.height} checkpoints are not judged: their accuracy is too near chance."]
 
 
 def _scatter(source: Source, rows: pl.DataFrame) -> View:
@@ -164,16 +203,24 @@ def _scatter(source: Source, rows: pl.DataFrame) -> View:
 
 
 def _early_step(source: Source, rows: pl.DataFrame) -> int:
-    """The step of highest selectivity in the early window, before the last stage; over all steps without a window."""
+    """The step in the early window (anywhere, without one) of highest selectivity before the last stage."""
     steps = rows["step"].unique().sort()
     end = source.early[1] if source.early else steps.max()
     measured = source.table("selectivity").filter(
-        pl.col("step").is_in(steps.implode()), pl.col("step") < end, pl.col("stage").is_in(source.early_stages),
+        pl.col("step").is_in(steps.implode()),
+        pl.col("step") < end,
+        pl.col("stage").is_in(source.early_stages),
         condition=rows["condition"][0],
     )
     if measured.is_empty():
         return steps[0]
-    mean = stage_means(layer_means(measured), ()).group_by("step").agg(pl.col("csi_cv").mean()).drop_nulls().sort("step")
+    mean = (
+        stage_means(layer_means(measured), ())
+        .group_by("step")
+        .agg(pl.col("csi_cv").mean())
+        .drop_nulls()
+        .sort("step")
+    )
     return steps[0] if mean.is_empty() else mean["step"][mean["csi_cv"].arg_max() or 0]
 
 
@@ -184,12 +231,19 @@ def _cloud(source: Source, rows: pl.DataFrame, title: str) -> Panel:
             stage,
             own["csi"].to_list(),
             own["loss_delta"].to_list(),
-            [f"{layer}, neuron {n}, seed {s}" for layer, n, s in own.select("layer", "neuron", "seed").iter_rows()],
+            [
+                f"{layer}, neuron {n}, seed {s}"
+                for layer, n, s in own.select("layer", "neuron", "seed").iter_rows()
+            ],
         )
         for stage in source.layers
         if not (own := shown.filter(stage=stage)).is_empty()
     )
-    part = f"{shown.height} of {rows.height} neurons shown" if shown.height < rows.height else f"{rows.height} neurons"
+    part = (
+        f"{shown.height} of {rows.height} neurons shown"
+        if shown.height < rows.height
+        else f"{rows.height} neurons"
+    )
     return Panel(
         title,
         Axis("CSI of the neuron", floor=0.0),
@@ -205,12 +259,14 @@ def _cloud(source: Source, rows: pl.DataFrame, title: str) -> Panel:
 def _ranks(source: Source, rows: pl.DataFrame) -> Table:
     """Spearman correlation in each layer, averaged over seeds: a description, no test."""
     by_seed = rows.group_by("layer", "seed").agg(
-        pl.len().alias("neurons"), pl.col("loss_delta").mean(), pl.corr("csi", "loss_delta", method="spearman").fill_nan(None).alias("rho")
+        pl.len().alias("neurons"),
+        pl.col("loss_delta").mean(),
+        pl.corr("csi", "loss_delta", method="spearman").fill_nan(None).alias("rho"),
     )
-    means = by_seed.group_by("layer").agg(pl.col("neurons").max(), pl.col("loss_delta").mean(), pl.col("rho").mean())
+    means = by_seed.group_by("layer").agg(
+        pl.col("neurons").max(), pl.col("loss_delta").mean(), pl.col("rho").mean()
+    )
     found = {row[0]: row for row in means.iter_rows()}
     order = [layer for layers in source.layers.values() for layer in layers if layer in found]
     header = ("layer", "neurons", "mean change of loss", "Spearman r of CSI and change (mean over seeds)")
     return Table(header, tuple(found[layer] for layer in order))
-
-

@@ -18,7 +18,14 @@ def accuracy(source: Source) -> Figure:
     views = ()
     if not frame.is_empty():
         rows = pl.concat([rows.filter(condition=name) for name in found])
-        views = (View("all conditions", (_through(source, rows), _final(final_accuracy(frame), found)), keys, "accuracy"),)
+        views = (
+            View(
+                "all conditions",
+                (_through(source, rows), *_behind(source, rows), _final(final_accuracy(frame), found)),
+                keys,
+                "accuracy",
+            ),
+        )
     said = source.lacking("history", source.study.conditions, "training")
     if not frame.is_empty():
         said += single_seed(frame) + _unfinished(source)
@@ -27,9 +34,12 @@ def accuracy(source: Source) -> Figure:
     return Figure(
         id="accuracy",
         title="Accuracy by condition",
-        caption="Share of test images classified correctly. A condition that begins late starts from its baseline’s weights, so "
-        f"its curve starts at its onset. Final: the mean of the last {LAST} checkpoints; small dots are seeds, large ones their mean.",
-        alternative="Left: curves of test accuracy against optimiser steps, one for each condition. Right: final accuracy of each "
+        caption="Share of test images classified correctly. A condition that begins late starts from its "
+        "baseline’s weights, so "
+        f"its curve starts at its onset. Final: the mean of the last {LAST} checkpoints; small dots are "
+        "seeds, large ones their mean.",
+        alternative="Left: curves of test accuracy against optimiser steps, one for each condition. Right: "
+        "final accuracy of each "
         "condition and seed.",
         views=views,
         missing=tuple(said),
@@ -40,13 +50,55 @@ def accuracy(source: Source) -> Figure:
 def final_accuracy(test: pl.DataFrame) -> pl.DataFrame:
     """Final accuracy of each condition and seed: the mean of the last checkpoints."""
     ordered = test.sort("step", maintain_order=True)
-    return ordered.group_by("condition", "seed", maintain_order=True).agg(pl.col("top1").tail(LAST).mean()).sort("seed")
+    return (
+        ordered.group_by("condition", "seed", maintain_order=True)
+        .agg(pl.col("top1").tail(LAST).mean())
+        .sort("seed")
+    )
 
 
 def _through(source: Source, rows: pl.DataFrame) -> Panel:
     lines = curves(rows, "condition", "top1")
     y = Axis("", percent=True)
-    return Panel("Test accuracy", source.steps, y, tuple(lines), "", shade=source.early, table=step_table(lines), wide=True)
+    return Panel(
+        "Test accuracy",
+        source.steps,
+        y,
+        tuple(lines),
+        "share of test images classified correctly",
+        shade=source.early,
+        table=step_table(lines),
+    )
+
+
+def _behind(source: Source, rows: pl.DataFrame) -> tuple[Panel, ...]:
+    """Accuracy of the baseline minus that of each condition at the same step and seed, in points."""
+    reference = rows.filter(condition=source.baseline).select(
+        "seed", "step", pl.col("top1").alias("reference")
+    )
+    others = rows.filter(pl.col("condition") != source.baseline).join(
+        reference, on=["seed", "step"], maintain_order="left"
+    )
+    lines = curves(
+        others.with_columns(points=100 * (pl.col("reference") - pl.col("top1"))), "condition", "points"
+    )
+    if not lines:
+        return ()
+    said = "at the same step and seed; above 0 is harm"
+    y = Axis("percentage points")
+    table = step_table(lines)
+    return (
+        Panel(
+            f"Behind {source.baseline}",
+            source.steps,
+            y,
+            tuple(lines),
+            said,
+            ((0.0, ""),),
+            source.early,
+            table,
+        ),
+    )
 
 
 def _final(final: pl.DataFrame, conditions: list[str]) -> Panel:
@@ -55,16 +107,28 @@ def _final(final: pl.DataFrame, conditions: list[str]) -> Panel:
         own = final.filter(condition=condition)
         if own["top1"].count():
             spread = own["top1"].std() if own.height > 1 else None
-            marks.append(Points(condition, [place] * own.height, own["top1"].to_list(), [f"seed {s}" for s in own["seed"]]))
-            marks.append(Points(condition, [place], [own["top1"].mean()], ["mean over seeds"], big=True))  # pyright: ignore[reportArgumentType]
-            rows.append((condition, own["top1"].count(), own["top1"].mean(), spread))
+            marks.append(
+                Points(
+                    condition, [place] * own.height, own["top1"].to_list(), [f"seed {s}" for s in own["seed"]]
+                )
+            )
+            mean = pl.select(pl.lit(own["top1"]).mean()).item()
+            marks.append(Points(condition, [place], [mean], ["mean over seeds"], big=True))
+            rows.append((condition, own["top1"].count(), mean, spread))
     table = Table(("condition", "seeds", "final accuracy", "SD over seeds"), tuple(rows))
-    return Panel("Final accuracy", Axis("", "names", tuple(conditions)), Axis("", percent=True), tuple(marks), "", table=table)
+    return Panel(
+        "Final accuracy",
+        Axis("", "names", tuple(conditions)),
+        Axis("", percent=True),
+        tuple(marks),
+        f"mean of the last {LAST} checkpoints",
+        table=table,
+    )
 
 
 def _unfinished(source: Source) -> list[str]:
     return [
-        f"Training of {condition}, seed {seed}, has not reached its last step: its “final” accuracy is not final."
+        f"Training of {condition}, seed {seed}, is unfinished: its “final” accuracy is not final."
         for (condition, seed), manifest in source.manifests.items()
         if manifest.key and not manifest.complete
     ]

@@ -20,15 +20,21 @@ def causality(source: Source) -> Figure:
     measured = [clause for clause in clauses if clause.get("estimate") is not None]
     keys = tuple(key for key in KEYS if key.name in {_key(clause) for clause in measured})
     views = (View("clauses", (_panel(measured),), keys, "F4-causality"),) if measured else ()
-    said = [f"{clause['statistic']}: {clause.get('note') or 'not measured'}" for clause in clauses if clause not in measured]
+    said = [
+        f"{clause['statistic']}: {clause.get('note') or 'not measured'}"
+        for clause in clauses
+        if clause not in measured
+    ]
     if not claim:
         said.append(_why_none(source))
     return Figure(
         id="F4",
         title="Does early selectivity matter? (C4)",
-        caption="Harm to final accuracy in percentage points: diamond, mean over seeds; bar, 95% interval; small dots, seeds; "
+        caption="Harm to final accuracy in percentage points: diamond, mean over seeds; bar, 95% interval; "
+        "small dots, seeds; "
         "tick, the smallest effect that counts. To the right is more harm.",
-        alternative="Forest plot: one row for each clause of claim C4 with its estimate, 95% interval, seeds and smallest effect.",
+        alternative="Forest plot: one row for each clause of claim C4 with its estimate, 95% interval, "
+        "seeds and smallest effect.",
         views=views,
         missing=tuple(said),
         sources=("claims.json",),
@@ -46,7 +52,11 @@ def _why_none(source: Source) -> str:
 def _panel(clauses: list[Mapping[str, Any]]) -> Panel:
     marks = tuple(_interval(place, clause) for place, clause in enumerate(clauses))
     rows = tuple(
-        (clause["statistic"], *(_points(clause.get(part)) for part in ("estimate", "low", "high", "smallest_effect")), clause["verdict"])
+        (
+            clause["statistic"],
+            *(_points(clause.get(part)) for part in ("estimate", "low", "high", "smallest_effect")),
+            clause["verdict"],
+        )
         for clause in clauses
     )
     header = ("clause", "estimate (points)", "low", "high", "smallest effect", "verdict")
@@ -58,9 +68,12 @@ def _panel(clauses: list[Mapping[str, Any]]) -> Panel:
 
 
 def _interval(place: int, clause: Mapping[str, Any]) -> Interval:
-    ends = (_points(clause.get(part)) for part in ("estimate", "low", "high", "smallest_effect"))
+    estimate, low, high, smallest = (
+        _points(clause.get(part)) for part in ("estimate", "low", "high", "smallest_effect")
+    )
     values = [_points(value) for value in clause.get("values") or ()]
-    return Interval(_key(clause), place, *ends, values, clause["statistic"], clause["verdict"])
+    text, verdict = clause["statistic"], clause["verdict"]
+    return Interval(_key(clause), place, estimate, low, high, smallest, values, text, verdict)
 
 
 def _key(clause: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""F3: how close to linear the network is through training, beside the same network without its ReLUs (the anchor)."""
+"""F3: how close to linear the network is through training, beside the same without its ReLUs (the anchor)."""
 
 import math
 
@@ -6,92 +6,157 @@ import polars as pl
 
 from vestige.report.figures.source import Source, curves, over_seeds, single_seed, step_table
 from vestige.report.panels import Axis, Curve, Figure, Key, Panel, View
+from vestige.report.style import count, slot
 
-LOGITS = "logits"
+LOGITS, INPUT = "logits", "input"
+_CHURN_REFERENCE = "gate-churn-independent"
 _TITLES = {
     "midpoint": ("Midpoint nonlinearity", "0: affine, √3: unrelated outputs"),
-    "churn": ("Gate churn", "share of ReLU gates that differ; 0: affine"),
-    "cka": ("Linear CKA", "unbiased; read it against the anchor"),
-    "correlation": ("Cross-layer correlation", "of the most active neurons; read it against the anchor"),
-    "ridge": ("Ridge R²", "of the logits from a layer"),
-    "kalimeris": ("Explained by a linear model", "read it against the anchor"),
+    "gate-churn": ("Gate churn", "share of ReLU gates that differ; dotted: independent gates"),
+    "cka": ("Linear CKA", "dotted: the anchor"),
+    "cka-pooled": ("Linear CKA of spatial means", "dotted: the anchor"),
 }
 _LEVELS = {"midpoint": ((0.0, "affine"), (math.sqrt(3), "unrelated"))}
+_CORRELATIONS = {
+    "top": Key("most active", 2),
+    "csi": Key("highest CSI", 1, "dash"),
+    "fixed": Key("fixed channels", 0, "dot"),
+}
 
 
 def linearity(source: Source) -> Figure:
     """Figure F3."""
     frame = source.table("linearity")
     frame = frame.with_columns(pl.col("other").fill_null(""), pl.col("layer").fill_null(""))
-    keys = _keys(source, frame)
-    views = tuple(
-        View(condition, panels, keys, "F3-linearity" if condition == source.baseline else "")
-        for condition in sorted(source.conditions(frame), key=lambda name: name != source.baseline)
-        if (panels := _panels(source, frame.filter(condition=condition), keys))
-    )
+    views = []
+    for condition in sorted(source.conditions(frame), key=lambda name: name != source.baseline):
+        views += _views(source, frame.filter(condition=condition), condition)
     wanted = source.study.measurements.linearity
-    said = source.lacking("linearity", (wanted.conditions if wanted else None) or source.study.conditions, "measurement of linearity")
+    conditions = (wanted.conditions if wanted else None) or source.study.conditions
+    said = source.lacking("linearity", conditions, "measurement of linearity")
     if not frame.is_empty():
-        lost = frame["value"].null_count()
-        said += [f"{lost} of {frame.height} values are missing (NaN)."] * bool(lost) + _pairs_left_out(source, frame)
-        said += single_seed(frame)
+        said += _left_out(frame) + single_seed(frame)
     return Figure(
         id="F3",
         title="How close to linear",
-        caption="Thick: mean over seeds. Faint and dotted: the anchor, the same weights with every ReLU taken out, which is what a linear "
-        "network of this shape would read. Only the midpoint nonlinearity must be 0 there.",
-        alternative="Curves against optimiser steps of measures of linearity for each layer and the logits, each beside "
+        caption="Thick: mean over seeds. Faint and dotted: the anchor, the same weights with every ReLU "
+        "taken out, which is "
+        "what a linear network of this shape would read. Midpoint nonlinearity and churn must be 0 there; "
+        "the others are "
+        "read against their anchor, not against 1.",
+        alternative="Curves against optimiser steps of measures of linearity for each layer and the "
+        "logits, each beside "
         "its anchor, the network without ReLUs.",
-        views=views,
+        views=tuple(views),
         missing=tuple(said),
         sources=(source.files("linearity-<protocol>-<split>/step-*.parquet"),),
     )
 
 
+def _views(source: Source, frame: pl.DataFrame, condition: str) -> list[View]:
+    first = condition == source.baseline
+    correlated = pl.col("measure").str.starts_with("correlation-")
+    layered, views = frame.filter(~correlated), []
+    if not layered.is_empty():
+        keys = _keys(source, layered)
+        panels = _panels(source, layered, keys)
+        views.append(View(f"{condition} · layer by layer", panels, keys, "F3-linearity" if first else ""))
+    if panels := _correlations(source, frame.filter(correlated)):
+        found = {curve.key for panel in panels for curve in panel.marks}
+        keys = tuple(key for key in _CORRELATIONS.values() if key.name in found)
+        views.append(
+            View(f"{condition} · cross-layer correlation", panels, keys, "F3-correlation" if first else "")
+        )
+    return views
+
+
 def _keys(source: Source, frame: pl.DataFrame) -> tuple[Key, ...]:
     found = frame["layer"].unique(maintain_order=True).to_list()
     known = source.layer_keys
-    keys = [known.get(layer) or Key(layer, index % 6 + 1) for index, layer in enumerate(found) if layer not in ("", LOGITS)]
-    named = {"": "whole network", LOGITS: LOGITS}
-    return (*(Key(named[layer], 0) for layer in ("", LOGITS) if layer in found), *keys)
+    others = [
+        known.get(layer) or Key(layer, *slot(place + 1))
+        for place, layer in enumerate(found)
+        if layer != LOGITS
+    ]
+    return (*(Key(LOGITS, 0) for _ in range(LOGITS in found)), *others)
 
 
 def _panels(source: Source, frame: pl.DataFrame, keys: tuple[Key, ...]) -> tuple[Panel, ...]:
     places = [key.name for key in keys]
-    frame = frame.with_columns(place=pl.col("layer").replace({"": "whole network"}))
     panels = []
     for measure, other in frame.select("measure", "other").unique(maintain_order=True).iter_rows():
-        if other in ("", LOGITS, "input"):
+        if other in ("", LOGITS, INPUT) and measure != _CHURN_REFERENCE:
             rows = frame.filter(measure=measure, other=other)
-            ordered = pl.concat([rows.filter(place=place) for place in places])
-            panels.append(_panel(source, ordered, measure, other))
+            ordered = pl.concat([rows.filter(layer=place) for place in places])
+            panels.append(_panel(source, ordered, measure, other, frame))
     return tuple(panels)
 
 
-def _panel(source: Source, rows: pl.DataFrame, measure: str, other: str) -> Panel:
-    kind = next((name for name in _TITLES if name in measure), "")
-    title, subtitle = _TITLES.get(kind, (measure, ""))
-    rows = rows.group_by(["place", "seed", "step"], maintain_order=True).agg(pl.col("value", "anchor").mean())
-    lines = curves(rows, "place", "value")
-    anchors = [
-        Curve(place, own["step"].to_list(), own["anchor"].to_list(), "anchor", "without ReLUs")
-        for place in rows["place"].unique(maintain_order=True)
-        if (own := over_seeds(rows.filter(place=place), [], ["anchor"]))["anchor"].count()
-    ]
-    detail = measure.replace(kind, "", 1).strip("-_ ") if kind else ""
+def _panel(source: Source, rows: pl.DataFrame, measure: str, other: str, frame: pl.DataFrame) -> Panel:
+    title, subtitle = _TITLES.get(measure, (measure, "dotted: the anchor"))
+    lines = curves(rows, "layer", "value")
+    if measure == "gate-churn":
+        anchors = _dotted(frame.filter(measure=_CHURN_REFERENCE), "layer", "value", "independent gates")
+    else:
+        anchors = _dotted(rows, "layer", "anchor", "anchor")
     return Panel(
         f"{title} with the {other}" if other else title,
         source.steps,
-        Axis("", floor=0.0 if kind in ("midpoint", "churn") else None),
+        Axis("", floor=0.0 if measure in ("midpoint", "gate-churn") else None),
         (*anchors, *lines),
-        "; ".join(part for part in (detail.replace("_", " "), subtitle) if part),
-        levels=_LEVELS.get(kind, ()),
+        subtitle,
+        levels=_LEVELS.get(measure, ()),
         shade=source.early,
-        table=step_table([*lines, *(Curve(f"{a.key}, anchor", a.x, a.y) for a in anchors)]),
+        table=step_table(_with_anchors(lines, anchors)),
         empty="" if lines else "No value: every one is missing (NaN).",
     )
 
 
-def _pairs_left_out(source: Source, frame: pl.DataFrame) -> list[str]:
-    pairs = frame.filter(~pl.col("other").is_in(["", LOGITS, "input"])).select("measure", "other").unique()
-    return [f"{pairs.height} measures between two layers are in the table but not drawn."] if pairs.height else []
+def _correlations(source: Source, frame: pl.DataFrame) -> tuple[Panel, ...]:
+    """The paper's correlation: a panel for each k, a curve for each way to choose the k channels."""
+    named = {kind: key.name for kind, key in _CORRELATIONS.items()}
+    split = frame.with_columns(
+        kind=pl.col("measure").str.extract(r"^correlation-([a-z]+)\d+$").replace(named),
+        k=pl.col("measure").str.extract(r"(\d+)$").cast(pl.Int32),
+    ).drop_nulls(["kind", "k"])  # fmt: skip
+    panels = []
+    for k in split["k"].unique().sort():
+        rows = split.filter(k=k)
+        lines, anchors = curves(rows, "kind", "value"), _dotted(rows, "kind", "anchor", "anchor")
+        panels.append(
+            Panel(
+                f"Cross-layer correlation, k = {k}",
+                source.steps,
+                Axis("", floor=0.0),
+                (*anchors, *lines),
+                "mean |r| between stages and logits; dotted: anchors",
+                shade=source.early,
+                table=step_table(_with_anchors(lines, anchors)),
+                empty="" if lines else "No value: every one is missing (NaN).",
+            )
+        )
+    return tuple(panels)
+
+
+def _dotted(rows: pl.DataFrame, by: str, value: str, note: str) -> list[Curve]:
+    return [
+        Curve(group, own["step"].to_list(), own[value].to_list(), "anchor", note)
+        for group in rows[by].unique(maintain_order=True)
+        if (own := over_seeds(rows.filter(pl.col(by) == group), [], [value]))[value].count()
+    ]
+
+
+def _with_anchors(lines: list[Curve], anchors: list[Curve]) -> list[Curve]:
+    return [*lines, *(Curve(f"{anchor.key}, {anchor.note}", anchor.x, anchor.y) for anchor in anchors)]
+
+
+def _left_out(frame: pl.DataFrame) -> list[str]:
+    said = []
+    if lost := frame["value"].null_count():
+        said.append(f"{lost} of {frame.height} values are missing (NaN).")
+    pairs = (
+        frame.filter(~pl.col("other").is_in(["", LOGITS, INPUT])).select("measure", "layer", "other").unique()
+    )
+    if pairs.height:
+        said.append(f"CKA between two layers ({count(pairs.height, 'pair')}) is in the tables, not drawn.")
+    return said

@@ -1,4 +1,5 @@
-"""F1: class selectivity through training, beside its null, the variance that class explains, and closed gates."""
+"""F1: class selectivity through training, beside its null, the variance explained by class and closed "
+"gates."""
 
 import polars as pl
 
@@ -19,10 +20,15 @@ _MANY = 6
 def selectivity(source: Source) -> Figure:
     """Figure F1."""
     frame = source.table("selectivity")
-    layers = layer_means(frame)
+    layers = source.branched(layer_means(frame))
     stages = stage_means(layers)
     views = [
-        View(_name(source, condition, protocol, how), _panels(source, rows, by, keys), keys, _file(source, condition, protocol, by))
+        View(
+            _name(source, condition, protocol, how),
+            _panels(source, rows, by, keys),
+            keys,
+            _file(source, condition, protocol, by),
+        )
         for protocol in _protocols(frame)
         for condition in sorted(source.conditions(frame), key=lambda name: name != source.baseline)
         for how, by, table, keys in (
@@ -38,9 +44,12 @@ def selectivity(source: Source) -> Figure:
     return Figure(
         id="F1",
         title="Selectivity through training",
-        caption="Thick: mean over seeds of the mean over neurons, layer by layer. Thin: single seeds. Neurons that never "
-        "fire are left out, except among the closed gates. A share of raw CSI is noise: compare it with its null band.",
-        alternative="Curves against optimiser steps of class selectivity, cross-validated selectivity, variance "
+        caption="Thick: mean over seeds of the mean over neurons, layer by layer. Thin: single seeds. "
+        "Neurons that never "
+        "fire are left out, except among the closed gates. A share of raw CSI is noise: compare it with "
+        "its null band.",
+        alternative="Curves against optimiser steps of class selectivity, cross-validated selectivity, "
+        "variance "
         "explained by class and closed gates, by stage.",
         views=tuple(views),
         missing=tuple(_missing(source, frame, wanted.conditions if wanted else None)),
@@ -64,7 +73,9 @@ def stage_means(layers: pl.DataFrame, by: tuple[str, ...] = ("stage",)) -> pl.Da
 
 def _panels(source: Source, rows: pl.DataFrame, by: str, keys: tuple[Key, ...]) -> tuple[Panel, ...]:
     few = len(keys) <= _MANY
-    return tuple(_panel(source, rows, by, value, seeds=few, band=few and by != "condition") for value in _PANELS)
+    return tuple(
+        _panel(source, rows, by, value, seeds=few, band=few and by != "condition") for value in _PANELS
+    )
 
 
 def _panel(source: Source, rows: pl.DataFrame, by: str, value: str, *, seeds: bool, band: bool) -> Panel:
@@ -87,7 +98,13 @@ def _panel(source: Source, rows: pl.DataFrame, by: str, value: str, *, seeds: bo
 def _null(rows: pl.DataFrame, by: str) -> list[Band]:
     means = over_seeds(rows, [by], ["csi_null_mean", "csi_null_q95"])
     return [
-        Band(group, own["step"].to_list(), own["csi_null_mean"].to_list(), own["csi_null_q95"].to_list(), "null")
+        Band(
+            group,
+            own["step"].to_list(),
+            own["csi_null_mean"].to_list(),
+            own["csi_null_q95"].to_list(),
+            "null",
+        )
         for group in means[by].unique(maintain_order=True)
         if (own := means.filter(pl.col(by) == group))["csi_null_q95"].count()
     ]
@@ -95,7 +112,7 @@ def _null(rows: pl.DataFrame, by: str) -> list[Band]:
 
 def _compared(source: Source, layers: pl.DataFrame, protocol: str) -> View:
     rows = layers.filter(pl.col("stage").is_in(source.early_stages), protocol=protocol)
-    rows = source.branched(stage_means(rows, ()))
+    rows = stage_means(rows, ())
     found = source.conditions(rows)
     rows = pl.concat([rows.filter(condition=name) for name in found])
     keys = tuple(source.condition_keys[name] for name in found if name in source.condition_keys)
@@ -133,5 +150,7 @@ def _missing(source: Source, frame: pl.DataFrame, conditions: tuple[str, ...] | 
         said.append(f"{dead / frame.height:.1%} of the rows are neurons that never fire.")
     lost = frame.filter(FIRES)["csi_cv"].null_count()
     if lost:
-        said.append(f"{lost / frame.height:.1%} of the rows have no cross-validated CSI (NaN) and are left out of its means.")
+        said.append(
+            f"{lost / frame.height:.1%} of the rows have no cross-validated CSI (NaN): not in its means."
+        )
     return said + single_seed(frame)

@@ -13,7 +13,7 @@ from vestige.report.style import DASHES, count, names, slot
 from vestige.runs.manifest import Manifest
 from vestige.runs.tables import SCHEMAS, empty
 
-STEPS = "optimiser steps (log scale; step 0 set apart)"
+STEPS = "optimiser steps (log scale, 0 set apart)"
 FIRES = ~pl.col("dead").fill_null(False)
 
 
@@ -39,9 +39,9 @@ class Source:
     def branched(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The table with, for every run that branches off another, its parent's rows at the onset."""
         onsets = [
-            frame.filter(condition=parent["condition"], seed=parent["seed"], step=parent["step"]).with_columns(
-                condition=pl.lit(condition)
-            )
+            frame.filter(
+                condition=parent["condition"], seed=parent["seed"], step=parent["step"]
+            ).with_columns(condition=pl.lit(condition))
             for (condition, _), manifest in self.manifests.items()
             if (parent := manifest.parent)
         ]
@@ -50,7 +50,10 @@ class Source:
     def conditions(self, frame: pl.DataFrame) -> list[str]:
         """Conditions with rows in the table, in the study's order."""
         found = set(frame["condition"].unique())
-        return [*(name for name in self.study.conditions if name in found), *sorted(found - {*self.study.conditions})]
+        return [
+            *(name for name in self.study.conditions if name in found),
+            *sorted(found - {*self.study.conditions}),
+        ]
 
     @property
     def baseline(self) -> str:
@@ -113,13 +116,15 @@ class Source:
     def scale(self) -> StepScale:
         """Where steps lie on it."""
         return StepScale.of(
-            step for kind in ("selectivity", "cumulative", "linearity", "history") for step in self.table(kind)["step"].unique()
+            step
+            for kind in ("selectivity", "cumulative", "linearity", "history")
+            for step in self.table(kind)["step"].unique()
         )
 
     @property
     def early(self) -> tuple[float, float] | None:
         """The early window of the claims, in steps."""
-        return (0, self.study.claims.early_window) if self.study.claims else None
+        return (0, min(self.study.claims.early_window, self.scale.last)) if self.study.claims else None
 
     def files(self, pattern: str) -> str:
         """Where a measurement's tables lie in the study's folder."""
@@ -137,35 +142,47 @@ class Source:
             if len(seeds) == len(self.study.seeds):
                 said.append(f"Condition “{condition}” has no {what} yet.")
             elif seeds:
-                said.append(f"Condition “{condition}” has no {what} of {'seed' if len(seeds) == 1 else 'seeds'} {names(seeds)}.")
+                said.append(f"Condition “{condition}” has no {what} of seed {names(seeds)}.")
         return said
 
 
 def single_seed(frame: pl.DataFrame) -> list[str]:
     """A sentence where there is but one seed: its curve is no mean."""
     seeds = frame["seed"].n_unique()
-    return [f"Only one seed ({frame['seed'][0]}): the curves show one run, not a mean, and nothing about its spread."] if seeds == 1 else []
+    return (
+        [f"Only one seed ({frame['seed'][0]}): the curves are no means, and show no spread."]
+        if seeds == 1
+        else []
+    )
 
 
 def curves(frame: pl.DataFrame, by: str, value: str, *, seeds: bool = True) -> list[Curve]:
-    """The mean over seeds for each group, and a thin line for each seed (`frame`: one row a group, seed and step)."""
+    """The mean over seeds for each group, and a thin line for each seed; one row a group, seed and step."""
     marks: list[Curve] = []
     several = frame["seed"].n_unique() > 1
     for group in frame[by].unique(maintain_order=True):
         rows = frame.filter(pl.col(by) == group)
         if seeds and several:
             for seed, own in rows.sort("step").group_by("seed", maintain_order=True):
-                marks.append(Curve(group, own["step"].to_list(), own[value].to_list(), "seed", f"seed {seed[0]}"))
+                marks.append(
+                    Curve(group, own["step"].to_list(), own[value].to_list(), "seed", f"seed {seed[0]}")
+                )
         mean = over_seeds(rows, [], [value])
         if mean[value].count():
-            said = f"mean of {count(rows['seed'].n_unique(), 'seed')}" if several else f"seed {rows['seed'][0]}"
+            said = (
+                f"mean of {count(rows['seed'].n_unique(), 'seed')}" if several else f"seed {rows['seed'][0]}"
+            )
             marks.append(Curve(group, mean["step"].to_list(), mean[value].to_list(), "mean", said))
     return [mark for mark in marks if any(y is not None for y in mark.y)]
 
 
 def over_seeds(frame: pl.DataFrame, by: Sequence[str], values: Sequence[str]) -> pl.DataFrame:
     """Means over seeds at each step, of those seeds that have a value, in the order of the steps."""
-    return frame.group_by([*by, "step"], maintain_order=True).agg(pl.col(v).mean() for v in values).sort("step", maintain_order=True)
+    return (
+        frame.group_by([*by, "step"], maintain_order=True)
+        .agg(pl.col(v).mean() for v in values)
+        .sort("step", maintain_order=True)
+    )
 
 
 def step_table(marks: Sequence[Curve], weight: str = "mean") -> Table:

@@ -5,7 +5,10 @@
   const coarse = matchMedia("(pointer: coarse)").matches;
   const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (hex, alpha) => hex + Math.round(255 * alpha).toString(16).padStart(2, "0");
-  const config = { displayModeBar: false, responsive: true, doubleClick: "reset+autosize" };
+  const config = { displayModeBar: false, doubleClick: "reset+autosize" };
+  const resized = new ResizeObserver(entries => entries.forEach(({ target }) => {
+    if (target.offsetWidth && target.data && Math.abs(target.offsetWidth - target._fullLayout.width) > 1) Plotly.Plots.resize(target);
+  }));
 
   function colour(trace, hidden) {
     const shade = palettes[dark.matches ? "dark" : "light"][trace.meta.slot];
@@ -26,7 +29,7 @@
     });
     const names = layout.yaxis.ticktext && rows;
     const labels = names ? layout.yaxis.ticktext.map((text, y) => ({
-      text, x: 0, xref: "paper", xanchor: "left", y: y - 0.4, yref: "y", yanchor: "middle", showarrow: false, font: { size: 12, color: ink },
+      text, x: 0, xref: "paper", xanchor: "left", y: y - 0.4, yref: "y", yanchor: "middle", showarrow: false, font: { size: 12, color: ink }, bgcolor: surface, borderpad: 1,
     })) : [];
     return {
       ...layout, xaxis: axis(layout.xaxis), yaxis: { ...axis(layout.yaxis), showticklabels: !names },
@@ -47,6 +50,7 @@
       const rows = Number(plot.dataset.rows || 0);
       if (rows) plot.style.height = `${64 + 66 * rows}px`;
       Plotly.react(plot, panel.data.map(trace => colour(trace, hidden)), dress(panel.layout, rows), config);
+      resized.observe(plot);
     }
     view.dataset.drawn = "yes";
   }
