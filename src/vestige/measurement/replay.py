@@ -1,0 +1,163 @@
+"""Replay the end of a network on many edited copies of what images made of it, in forwards of one fixed size.
+
+Shapes: T images of a tile, R replays (each of one of its images, under one edit), P of them in one forward.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from vestige.data.loader import Tile
+from vestige.errors import ModelError
+from vestige.formulas.effects import Outcomes, outcomes
+from vestige.models.graph import Graph
+from vestige.models.layers import Layer
+
+Edits = Mapping[str, Callable[[Tensor], Tensor]]
+"""For a node's name, what its value (P replays first) is replaced by."""
+
+# P follows from these and the shapes alone, never from the memory there is: the last bits of numbers depend
+# on it. On a CPU one activation of P replays stays in a core's cache.
+FORWARD_BYTES = {"cpu": 2 << 20}
+FORWARD_BYTES_ELSEWHERE = 256 << 20
+FEWEST, MOST = 8, 1024
+DISAGREEMENT = 1e-3  # of the logits' scale: far above rounding, far below a wrong replay
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the network made of one tile of images.
+
+    Attributes:
+      values: the live values at the cut, T images each, by node name.
+      logits: of the whole network, (T, C).
+      labels: of all T images, the padding included.
+      valid: so many of the T images count.
+    """
+
+    values: Mapping[str, Any]
+    logits: Tensor
+    labels: Tensor
+    valid: int
+
+
+class Replay:
+    """The part of a network after its first edited layer.
+
+    Args:
+      graph: a measurement copy.
+      layers: those that can be edited.
+    """
+
+    def __init__(self, graph: Graph, layers: Sequence[Layer]):
+        order = {node.name: place for place, node in enumerate(graph.module.graph.nodes)}
+        self.node = min((layer.node for layer in layers), key=order.__getitem__)
+        self._suffix = graph.suffix(self.node)
+        self._capture = graph.capturing(self._suffix.live)
+        self._per_image = _depending_on_input(graph)
+        self._device = next((p.device for p in graph.module.parameters()), torch.device("cpu"))
+
+    def hold(self, tile: Tile) -> Held:
+        """Run the whole network on a tile and keep the values that the replays start from."""
+        logits_TC, captured = self._capture(tile.inputs.to(self._device))
+        values = {name: _laid_out(captured[name]) for name in self._suffix.live}
+        return Held(values, logits_TC, tile.labels.to(logits_TC.device), tile.valid)
+
+    def outcomes(self, held: Held, images_R: Tensor, edits: Callable[[Tensor], Edits]) -> Outcomes:
+        """How R replays did; arguments and errors as for `logits`."""
+        parts, done = [], 0
+        for logits_PC in self.logits(held, images_R, edits):
+            labels_P = held.labels[images_R[done : done + len(logits_PC)]]
+            parts.append(outcomes(logits_PC, labels_P))
+            done += len(logits_PC)
+        return Outcomes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def logits(self, held: Held, images_R: Tensor, edits: Callable[[Tensor], Edits]) -> Iterator[Tensor]:
+        """Replay images of a tile, each under an edit of its own.
+
+        Args:
+          held: the tile.
+          images_R: which of its images each replay is of, int64; the first `held.valid` replays are of those
+            images in order and unedited.
+          edits: the edits of some replays, given their places in `images_R`; they may overwrite the value at
+            the cut.
+
+        Yields:
+          logits of the next replays.
+
+        Raises:
+          ModelError: the unedited replays do not give the network's own logits.
+        """
+        rows, total = self._rows(held), len(images_R)
+        for start in range(0, total, rows):
+            replays_P = torch.arange(start, start + rows, device=images_R.device).clamp(max=total - 1)
+            logits_PC = self._run(held, images_R[replays_P], edits(replays_P))
+            unedited = max(0, min(held.valid - start, rows))
+            self._check(logits_PC[:unedited], held.logits[start : start + unedited])
+            yield logits_PC[: total - start]
+
+    def _run(self, held: Held, images_P: Tensor, edits: Edits) -> Tensor:
+        values = [
+            _taken(value, images_P) if name in self._per_image else value
+            for name, value in held.values.items()
+        ]
+        if edits.keys() == {self.node}:
+            return self._suffix.module(edits[self.node](values[0]), *values[1:])
+        return _Editing(self._suffix.module, edits).run(*values)
+
+    def _rows(self, held: Held) -> int:
+        """P: a power of two."""
+        value = held.values[self.node]
+        budget = FORWARD_BYTES.get(value.device.type, FORWARD_BYTES_ELSEWHERE)
+        affordable = max(1, budget // (value[0].numel() * value.element_size()))
+        return min(max(1 << (affordable.bit_length() - 1), FEWEST), MOST)
+
+    def _check(self, replayed: Tensor, whole: Tensor) -> None:
+        # Batches are taken to run along the first axis of every live value; a network may do otherwise.
+        if replayed.numel() and not torch.allclose(
+            replayed, whole, rtol=0, atol=DISAGREEMENT * float(whole.abs().max()), equal_nan=True
+        ):
+            raise ModelError(
+                f"replaying the network from {self.node!r}",
+                found="the unedited replay does not give the network's own logits",
+                remedy="Give a model that treats each input of a batch alone, with the batch as the first "
+                "axis throughout",
+            )
+
+
+class _Editing(fx.Interpreter):
+    """A suffix in which some values are edited as they are computed."""
+
+    def __init__(self, module: fx.GraphModule, edits: Edits):
+        super().__init__(module)
+        self._edits = edits
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        return self._edits[n.name](value) if n.name in self._edits else value
+
+
+def _depending_on_input(graph: Graph) -> set[str]:
+    found: set[fx.Node] = set()
+    for node in graph.module.graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return {node.name for node in found}
+
+
+def _laid_out(value: Any) -> Any:
+    """Maps as channels-last: convolutions are faster on it."""
+    if isinstance(value, Tensor) and value.ndim == 4:
+        return value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+def _taken(value: Any, images_P: Tensor) -> Any:
+    if isinstance(value, tuple | list):
+        return [_taken(item, images_P) for item in value]
+    if value.ndim == 4:  # index_select would lose channels-last
+        return value.permute(0, 2, 3, 1).index_select(0, images_P).permute(0, 3, 1, 2)
+    return value.index_select(0, images_P)
