@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vestige.errors import ModelError
+
+_FUNCTIONS = (functional.batch_norm, torch.batch_norm)
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -21,8 +24,12 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
       batches: inputs, on the device of the module.
 
     Raises:
-      ModelError: there are no batches, or one is too small for a variance; the statistics are as they were.
+      ModelError: there are no batches, one is too small for a variance, or tracing has looked into a batch
+        norm and fixed its mode; the statistics are as they were.
     """
+    if isinstance(module, fx.GraphModule) and any(n.target in _FUNCTIONS for n in module.graph.nodes):
+        found = "the traced model normalises by a function, fixed in the mode it was traced in"
+        raise _unusable(found, "Recompute them in the model before it is traced")
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return
@@ -40,16 +47,14 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             for inputs in batches:
                 module(inputs)
                 done += 1
-        _check(norms, done, traced=isinstance(module, fx.GraphModule))
+        if not done:
+            raise _unusable("there are no images", "Give at least one batch")
     except BaseException as error:
         for norm, buffers in zip(norms, before, strict=True):
             _put_back(norm, buffers)
         if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-            raise ModelError(
-                "recomputing batch-norm statistics",
-                found="a batch gives a channel a single value, which has no variance",
-                remedy="Give more images, or larger batches",
-            ) from error
+            found = "a batch gives a channel a single value, which has no variance"
+            raise _unusable(found, "Give more images, or larger batches") from error
         raise
     finally:
         for m, mode in modes:
@@ -61,17 +66,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             _put_back(norm, buffers)
 
 
-def _check(norms: list[_BatchNorm], batches: int, *, traced: bool) -> None:
-    if not batches:
-        raise ModelError(
-            "recomputing batch-norm statistics", found="there are no images", remedy="Give at least one batch"
-        )
-    if traced and not all(norm.num_batches_tracked for norm in norms):
-        raise ModelError(
-            "recomputing batch-norm statistics",
-            found="the traced model holds a batch norm fixed in eval mode",
-            remedy="Recompute them in the model before it is traced",
-        )
+def _unusable(found: str, remedy: str) -> ModelError:
+    return ModelError("recomputing batch-norm statistics", found=found, remedy=remedy)
 
 
 def _put_back(norm: _BatchNorm, buffers: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from vestige.errors import ModelError, nearest
-from vestige.models.tracing import copy_protecting, is_shape, overwritten, trace
+from vestige.models.tracing import copy_protecting, hides_relu, is_shape, overwritten, trace
 
 Edit = Callable[[Tensor], Tensor]
 _Made = TypeVar("_Made")
@@ -70,9 +70,9 @@ class Graph:
         if copy:
             for submodule in model.modules():
                 if getattr(submodule, "inplace", False) is True:
-                    setattr(submodule, "inplace", False)  # noqa: B010 (a plain attribute, which nn.Module's types deny)
+                    setattr(submodule, "inplace", False)  # noqa: B010
         module = fx.GraphModule(model, graph, type(model).__name__)
-        return cls(_pure(module) if copy else module, nodes)
+        return cls(_pure(module).eval() if copy else module, nodes)
 
     @property
     def relus(self) -> tuple[str, ...]:
@@ -130,7 +130,11 @@ class Graph:
         return self._once(("editing", names), lambda: self._editing(names))
 
     def without_relus(self) -> "Graph":
-        """The same network with every ReLU replaced by the identity; nodes keep their names."""
+        """The same network with every ReLU replaced by the identity; nodes keep their names.
+
+        Raises:
+          ModelError: a ReLU lies within a module that tracing could not look into.
+        """
         return self._once("without_relus", self._without_relus)
 
     def to(self, device: torch.device | str | None = None, memory_format: Any = None) -> "Graph":
@@ -195,6 +199,12 @@ class Graph:
     def _without_relus(self) -> "Graph":
         root, new, copies = _pure(self.module), fx.Graph(), {}
         for node in root.graph.nodes:
+            if node.op == "call_module" and hides_relu(self.submodule(node)):
+                raise ModelError(
+                    "taking the ReLUs out of a model",
+                    found=f"{node.target!r}, a {type(self.submodule(node)).__name__}, hides one from tracing",
+                    remedy="Leave the linearity measurement out for this model",
+                )
             if self._is_relu(node):
                 source = copies[node.all_input_nodes[0]]
                 copies[node] = new.create_node("call_function", _identity, (source,), name=node.name)

@@ -65,7 +65,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
     Raises:
       ModelError: its forward cannot be traced.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     tracer = _tracer()
     try:
         defaults = _defaults(model)
@@ -79,9 +79,9 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
         ) from error
     finally:
         with torch.no_grad():  # a forward that counts its batches counts the trace too
-            for name, buffer in model.named_buffers():
-                if name in buffers and not torch.equal(buffer, buffers[name]):
-                    buffer.copy_(buffers[name])
+            for buffer, version, value in buffers:
+                if buffer._version != version:
+                    buffer.copy_(value)
     _drop_constant_inputs(graph, defaults)
     _send_readers_on(graph, model)
     names = {node.name: path for node, path in tracer.node_to_qualname.items() if node.op != "output"}
@@ -136,6 +136,11 @@ def copy_protecting(
     return new
 
 
+def hides_relu(module: nn.Module) -> bool:
+    """Whether there is a ReLU within a module."""
+    return any(isinstance(part, nn.ReLU) for part in module.modules() if part is not module)
+
+
 def is_shape(node: fx.Node) -> bool:
     """Whether a node's value is a size, a device, a dtype or a number made of such."""
     if node.op == "call_method":
@@ -147,6 +152,14 @@ def is_shape(node: fx.Node) -> bool:
     return bool(node.all_input_nodes) and all(is_shape(source) for source in node.all_input_nodes)
 
 
+class _Tracer(NodePathTracer):
+    def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
+        """Whether a module is recorded as one call: not if it is a batch norm with a ReLU inside (timm's)."""
+        if isinstance(m, _NormBase) and hides_relu(m):
+            return False
+        return super().is_leaf_module(m, module_qualname)
+
+
 def _tracer() -> NodePathTracer:
     leaves, wrapped = list(_LEAVES), ()
     if "timm.layers" in sys.modules:  # what timm itself says cannot be looked into
@@ -154,9 +167,7 @@ def _tracer() -> NodePathTracer:
 
         leaves += timm_fx.get_notrace_modules()
         wrapped = tuple(timm_fx.get_notrace_functions())
-    return NodePathTracer(
-        autowrap_modules=(math, torchvision.ops), autowrap_functions=wrapped, leaf_modules=leaves
-    )
+    return _Tracer(autowrap_modules=(math, torchvision.ops), autowrap_functions=wrapped, leaf_modules=leaves)
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> N
     """Copy weights into a model, all of them or none.
 
     The prefixes `module.`, `model.` and `_orig_mod.` of data parallel, Lightning and torch.compile are left
-    out where the model does not have them. Of wrappers, the first there is of `state_dict`, `model_state_dict`,
-    `model`, `state_dict_ema`, `model_ema` is opened.
+    out where the model does not have them. Of wrappers, the first there is of `state_dict`,
+    `model_state_dict`, `model`, `state_dict_ema`, `model_ema` is opened.
 
     Args:
       model: changed in place.

@@ -47,9 +47,9 @@ class ResNet(nn.Module):
     """A residual network for small images, its modules named as torchvision's.
 
     A 3x3 convolution, then three stages of (depth - 2) / 6 blocks with width, 2 width and 4 width channels,
-    the last two at half the resolution of the one before, a mean over positions, and a linear layer. Shortcuts
-    that change shape are projections (1x1 convolution and batch norm), where the paper pads with zeros:
-    ResNet-20 has 272,474 parameters for 269,722.
+    the last two at half the resolution of the one before, a mean over positions, and a linear layer.
+    Shortcuts that change shape are projections (1x1 convolution and batch norm), where the paper pads with
+    zeros: ResNet-20 has 272,474 parameters for 269,722.
 
     Args:
       depth: 8, 20, 32, 44 or 56.
