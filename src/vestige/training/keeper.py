@@ -75,13 +75,16 @@ class Keeper:
         manifest = self._current(read_manifest(self.run))
         self.seconds = manifest.seconds
         limit = self._first_missing(manifest)
-        for step, artifact in self._states(manifest):
+        states = self._states(manifest)
+        expected = {*self.onsets, *(step for step, _ in states[:2])}
+        for step, artifact in states:
             path = self.run.state(step)
             if step > limit:
                 continue
             if not artifact.is_whole(path, verify=True):
-                if path.exists():
-                    logger.warning("%s is damaged: going on from the state before it", path)
+                if path.exists() or step in expected:
+                    found = "is damaged" if path.exists() else "is missing"
+                    logger.warning("%s %s: going on from the state before it", path, found)
                 continue
             progress = read_state(path, model, optimizer)
             self._restore(model, progress, manifest)

@@ -64,11 +64,13 @@ class ActivationPenalty(Intervention):
             )
             try:
                 index_U = self.index(activations_NU, self._labels(state), state.classes)
+                described = self._describe(activations_NU.detach(), state)
             except DataError:  # two classes are there: the activations are NaN, and the loss shall say so
+                self._logged = {}
                 return activations_NU.sum() * torch.nan
             self._by_stage_U = self._by_stage_U.to(index_U)
             penalty = -self.alpha * (index_U * self._by_stage_U).sum()
-            self._logged = {"penalty": penalty.detach(), **self._describe(activations_NU.detach(), state)}
+            self._logged = {"penalty": penalty.detach(), **described}
         return penalty
 
     def log(self) -> dict[str, Tensor | float]:
