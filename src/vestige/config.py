@@ -6,12 +6,12 @@ every default written out.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
+    BeforeValidator, ConfigDict,
     ConfigDict,
     Field,
     PositiveInt,
@@ -321,7 +321,7 @@ def parse_study(settings: Mapping[str, Any], *, source: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(settings)
     except ValidationError as error:
-        problems = [_explain(settings, problem) for problem in error.errors(include_url=False)]
+        problems = [_explain(problem) for problem in error.errors(include_url=False)]
         raise ConfigError(
             f"reading {source}",
             found="; ".join(found for found, _ in problems),
@@ -432,7 +432,7 @@ def _place(values: Any, part: str, field: str) -> int:
     )
 
 
-def _explain(settings: Mapping[str, Any], problem: Any) -> tuple[str, str]:
+def _explain(problem: Any) -> tuple[str, str]:
     path = [str(part) for part in problem["loc"]]
     field = ".".join(path)
     match problem["type"]:

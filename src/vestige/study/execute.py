@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from vestige.errors import StoreError, VestigeError
 from vestige.runs.store import StudyFolder, try_lock
@@ -34,22 +33,23 @@ WORKER_ENVIRONMENT = {
 RETRY_SECONDS = 0.3
 
 
-class Listener(Protocol):
-    """What wants to know how the work goes on."""
+class Listener:
+    """What hears how the work goes on; this one says nothing."""
 
-    def started(self, unit: Unit) -> None: ...
-    def advanced(self, unit: Unit, done: int, total: int) -> None: ...
-    def finished(self, unit: Unit, seconds: float) -> None: ...
-    def failed(self, unit: Unit, error: VestigeError) -> None: ...
-    def waiting(self, unit: Unit) -> None: ...
+    def started(self, unit: Unit) -> None:
+        """A unit was given to a worker."""
 
+    def advanced(self, unit: Unit, done: int, total: int) -> None:
+        """A unit has done so much of so much."""
 
-@dataclass(frozen=True)
-class Report:
-    """How a unit ended in its worker."""
+    def finished(self, unit: Unit) -> None:
+        """A unit is done."""
 
-    outcome: Outcome
-    seconds: float
+    def failed(self, unit: Unit, error: VestigeError) -> None:
+        """A unit ended in an error."""
+
+    def waiting(self, unit: Unit) -> None:
+        """Another `vestige run` holds a unit."""
 
 
 def execute(
@@ -93,7 +93,7 @@ class _Schedule:
         self.plan, self.pool, self.workers, self.listener = plan, pool, workers, listener
         self.pending = todo
         self.unfinished = set(todo)
-        self.running: dict[Future[Report], Unit] = {}
+        self.running: dict[Future[Outcome], Unit] = {}
         self.not_before: dict[Unit, float] = {}
         self.errors: dict[Unit, VestigeError] = {}
 
@@ -121,9 +121,9 @@ class _Schedule:
                 self.running[self.pool.submit(_work, unit)] = unit
                 self.listener.started(unit)
 
-    def _collect(self, unit: Unit, future: Future[Report]) -> None:
+    def _collect(self, unit: Unit, future: Future[Outcome]) -> None:
         try:
-            report = future.result()
+            outcome = future.result()
         except VestigeError as error:
             self.errors[unit] = error
             self.unfinished.discard(unit)
@@ -135,13 +135,13 @@ class _Schedule:
                 remedy="Run again: what is done is kept (with fewer workers, --compute.workers 1, if memory was short)",
             ) from error
         else:
-            if report.outcome == "busy":
+            if outcome == "busy":
                 self.not_before[unit] = time.monotonic() + RETRY_SECONDS
                 self.pending.append(unit)
                 self.listener.waiting(unit)
             else:
                 self.unfinished.discard(unit)
-                self.listener.finished(unit, report.seconds)
+                self.listener.finished(unit)
 
 
 class _Worker:
@@ -156,21 +156,20 @@ class _Worker:
 def _start_worker(plan: Plan, folder: StudyFolder, verify: bool, messages: Any) -> None:
     _die_with_parent()
     _Worker.plan, _Worker.folder, _Worker.verify, _Worker.messages = plan, folder, verify, messages
-    from vestige.training.runtime import set_threads
+    import torch
 
-    set_threads(plan.study.compute.threads)
+    torch.set_num_threads(plan.study.compute.threads)
 
 
-def _work(unit: Unit) -> Report:
+def _work(unit: Unit) -> Outcome:
     from vestige.study import work
 
     plan, folder = _Worker.plan, _Worker.folder
     with try_lock(folder.lock(unit.name)) as held:
         if not held:
-            return Report("busy", 0.0)
-        began = time.perf_counter()
+            return "busy"
         work.do(plan, unit, folder, verify=_Worker.verify, progress=_throttled(unit))
-        return Report("done", time.perf_counter() - began)
+        return "done"
 
 
 def _throttled(unit: Unit) -> Any:

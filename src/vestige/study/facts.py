@@ -9,7 +9,7 @@ from typing import Any
 
 from vestige.config import DataConfig, ModelConfig, StudyConfig
 from vestige.data.fingerprint import fingerprint
-from vestige.errors import DataError, StoreError
+from vestige.errors import StoreError
 from vestige.runs.store import StudyFolder, file_hash, read_json, value_hash, write_json
 
 FACTS_VERSION = 1
@@ -90,7 +90,8 @@ def find_facts(study: StudyConfig) -> Facts:
     Raises:
       DataError, ModelError, ConfigError: the images, the network or an intervention cannot be used.
     """
-    from vestige.data.datasets import open_images
+    from vestige.data.datasets import check_same_classes, open_images
+    from vestige.data.transforms import normalise
     from vestige.measurement.network import Network
     from vestige.models.zoo import build, check_classes
     from vestige.training.interventions import build as build_interventions
@@ -98,20 +99,11 @@ def find_facts(study: StudyConfig) -> Facts:
     identity = _identity(study)
     train = open_images(study.data.train, "train", study.data)
     test = open_images(study.data.test, "test", study.data)
-    classes = len(train.class_names)
-    for split, images in (("train", train), ("test", test)):
-        if images.labels.size and images.labels.max() >= classes:
-            raise DataError(
-                f"reading data.{split} {images.name!r}",
-                found=f"label {images.labels.max()}, where the model has {classes} classes (from data.train)",
-                remedy="Use a training set that has every class of the test set",
-            )
-    from vestige.data.transforms import normalise
-
-    sample = normalise(train.images([0, 1]), study.data.mean, study.data.std)
-    _, channels, height, width = sample.shape
-    model = build(study.model, classes=classes, channels=channels, size=height, seed=0)
-    check_classes(model, sample, classes)
+    check_same_classes(train, test)
+    channels, height, width = train.shape
+    sample = normalise(train.images([0, len(train) - 1]), study.data.mean, study.data.std)
+    model = build(study.model, classes=len(train.class_names), channels=channels, size=height, seed=0)
+    check_classes(model, sample, len(train.class_names))
     network = Network.prepare(model, sample)
     for condition in study.conditions.values():
         build_interventions(condition.interventions, network.layers)

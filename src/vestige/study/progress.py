@@ -28,26 +28,7 @@ AMOUNTS = {"train": "steps", "measure": "checkpoints"}
 LINE_SECONDS = 10.0
 
 
-class Silent:
-    """Says nothing."""
-
-    def started(self, unit: Unit) -> None:
-        """A unit was given to a worker."""
-
-    def advanced(self, unit: Unit, done: int, total: int) -> None:
-        """A unit has done so much of so much."""
-
-    def finished(self, unit: Unit, seconds: float) -> None:
-        """A unit is done."""
-
-    def failed(self, unit: Unit, error: VestigeError) -> None:
-        """A unit ended in an error."""
-
-    def waiting(self, unit: Unit) -> None:
-        """Another `vestige run` holds a unit."""
-
-
-class _Counting(Silent):
+class _Counting(Listener):
     """Adds up how much of each stage is done: training in steps, measuring in checkpoints."""
 
     def __init__(self, plan: Plan, units: Sequence[Unit]):
@@ -62,7 +43,7 @@ class _Counting(Silent):
     def advanced(self, unit: Unit, done: int, total: int) -> None:
         self._set(unit, done / total if total else 1.0)
 
-    def finished(self, unit: Unit, seconds: float) -> None:
+    def finished(self, unit: Unit) -> None:
         self._set(unit, 1.0)
 
     def failed(self, unit: Unit, error: VestigeError) -> None:

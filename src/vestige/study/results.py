@@ -30,7 +30,7 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
             stored = read_json(folder.claims)
             if stored.get("key") == key:
                 return stored
-        verdicts = {"key": key, **judge_study(plan.study, gather(plan, folder))}
+        verdicts = {"key": key, **judge_study(plan.study, gather(plan, folder), classes=len(plan.facts.class_names))}
         write_json(folder.claims, verdicts)
         return verdicts
 

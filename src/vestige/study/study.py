@@ -143,12 +143,12 @@ class Study:
     def _work(self, plan: Plan, missing: list[Unit], *, verify: bool, show: bool) -> dict[Unit, VestigeError]:
         if not missing:
             return {}
-        from vestige.study.execute import execute
-        from vestige.study.progress import Silent, showing
+        from vestige.study.execute import Listener, execute
+        from vestige.study.progress import showing
 
         sweep(self.folder)
         workers = self.config.compute.workers or default_workers(self.config.compute.threads)
-        with showing(plan, missing) if show else nullcontext(Silent()) as listener:
+        with showing(plan, missing) if show else nullcontext(Listener()) as listener:
             errors = execute(plan, self.folder, missing, workers=workers, verify=verify, listener=listener)
         cost.remember(plan, self.folder)
         return errors

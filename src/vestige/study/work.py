@@ -1,28 +1,258 @@
 """Doing one work unit in a worker process: train a run, or make the tables of a checkpoint."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
+import numpy as np
 import polars as pl
 import torch
+from torch import Tensor, nn
 
-from vestige.config import DataConfig
+from vestige.config import AblationValue, DataConfig, Protocol, Split
 from vestige.data.datasets import ImageSet, balanced_indices, open_images
 from vestige.data.fingerprint import dataset_name
 from vestige.data.loader import Tile, recalibration_batches, tiles
-from vestige.errors import StoreError
 from vestige.measurement.ablation import ablate_neurons
-from vestige.measurement.cumulative import ablate_cumulatively, rank, split_halves
+from vestige.measurement.cumulative import ablate_cumulatively
 from vestige.measurement.linearity import measure_linearity
 from vestige.measurement.network import Network
+from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.selectivity import measure_selectivity
 from vestige.models.batchnorm import recalibrate
+from vestige.models.weights import load_weights
 from vestige.models.zoo import build
 from vestige.runs.manifest import Manifest, read_manifest, record_artifacts
-from vestige.runs.store import RunFolder, StudyFolder, damaged, file_hash, read_tensors, write_table
+from vestige.runs.store import RunFolder, StudyFolder, damaged, read_tensors, write_table
 from vestige.runs.tables import conform
 from vestige.study.plan import Job, Plan, Unit
 from vestige.training.loop import Parent, train_run
+from vestige.training.runtime import choose_device
+
+Progress = Callable[[int, int], None]
+
+
+def do(plan: Plan, unit: Unit, folder: StudyFolder, *, verify: bool, progress: Progress) -> None:
+    """Do what is missing of a unit; nothing where another process did it meanwhile.
+
+    Raises:
+      VestigeError: it cannot be done; what was there stays.
+    """
+    run = folder.run(unit.condition, unit.seed)
+    manifest = read_manifest(run)
+    if plan.is_done(unit, folder, manifest, verify=verify):
+        return
+    if unit.step is None:
+        _train(plan, unit, folder, manifest, progress)
+        return
+    jobs = plan.missing_jobs(unit, run, manifest, verify=verify)
+    bench = _Bench(plan, run, unit, manifest)
+    for number, (job, key) in enumerate(jobs):
+        progress(number, len(jobs))
+        began = time.perf_counter()
+        written = []
+        for table, frame in zip(job.tables, MEASURES[job.kind](bench, job), strict=True):
+            write_table(run.table(table, unit.step), frame)
+            written.append(run.table(table, unit.step))
+        record_artifacts(run, key, written, time.perf_counter() - began)
+
+
+def _train(plan: Plan, unit: Unit, folder: StudyFolder, manifest: Manifest, progress: Progress) -> None:
+    run = folder.run(unit.condition, unit.seed)
+    if manifest.complete and manifest.key == plan.training_key(unit):
+        _refuse_damaged(run, manifest)
+    parent = plan.parent(unit.condition)
+    origin = None
+    if parent is not None:
+        origin = Parent(folder.run(parent, unit.seed), parent, unit.seed, plan.onset(unit.condition))
+    train_run(
+        plan.study,
+        unit.condition,
+        unit.seed,
+        run,
+        key=plan.training_key(unit),
+        settings=plan.training_settings(unit),
+        parent=origin,
+        onsets=plan.onsets(unit.condition),
+        progress=progress,
+    )
+
+
+def _refuse_damaged(run: RunFolder, manifest: Manifest) -> None:
+    """Weights of a finished run that are there but not whole were changed by somebody: theirs to look at."""
+    for step, (_, artifact) in manifest.checkpoints.items():
+        path = run.checkpoint(step)
+        if path.exists() and not artifact.is_whole(path, verify=True):
+            raise damaged(
+                path, f"{path.stat().st_size} bytes that are not the {artifact.size} that were written"
+            )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One checkpoint on the bench, and what its measurements share."""
+
+    plan: Plan
+    run: RunFolder
+    unit: Unit
+    manifest: Manifest
+
+    @cached_property
+    def device(self) -> torch.device:
+        return choose_device(self.plan.study.compute.device)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        assert self.unit.step is not None
+        path = self.run.checkpoint(self.unit.step)
+        artifact = self.manifest.checkpoints[self.unit.step][1]
+        if not artifact.is_whole(path, verify=True):
+            raise damaged(
+                path, "its hash is not the one that was recorded" if path.exists() else "it is gone"
+            )
+        return read_tensors(path)[0]
+
+    def images(self, split: Split) -> ImageSet:
+        return _open(split, self.plan.study.data.model_dump_json())
+
+    @cached_property
+    def corrected(self) -> Network:
+        """Batch-norm statistics recomputed from unaugmented training images."""
+        model = self._model()
+        recalibrate(model, [batch.to(self.device) for batch in self._recalibration()])
+        return Network.prepare(model, self._sample())
+
+    @cached_property
+    def faithful(self) -> Network:
+        """Batch-norm statistics as training left them."""
+        return Network.prepare(self._model(), self._sample())
+
+    def network(self, protocol: Protocol) -> Network:
+        return self.corrected if protocol == "corrected" else self.faithful
+
+    def chosen(self, kind: str) -> np.ndarray:
+        """Indices of the images that a kind of measurement uses."""
+        settings = getattr(self.plan.study.measurements, kind)
+        return balanced_indices(self.images(settings.split).labels, settings.images)
+
+    def tiles(self, split: Split, indices: np.ndarray) -> list[Tile]:
+        study = self.plan.study
+        return [
+            tile._replace(inputs=tile.inputs.to(self.device))
+            for tile in tiles(self.images(split), indices, study.data, study.measurements.tile)
+        ]
+
+    def conform(self, frame: pl.DataFrame, kind: str, job: Job, protocol: str, n: int) -> pl.DataFrame:
+        step = self.unit.step
+        assert step is not None
+        return conform(
+            frame,
+            kind,
+            condition=self.unit.condition,
+            seed=self.unit.seed,
+            step=step,
+            epoch=self.manifest.checkpoints[step][0],
+            protocol=protocol,
+            dataset=dataset_name(getattr(self.plan.study.data, job.split)),
+            split=job.split,
+            n=n,
+        )
+
+    def _sample(self) -> Tensor:
+        return self._recalibration()[0][:2].to(self.device)
+
+    def _recalibration(self) -> list[Tensor]:
+        study = self.plan.study
+        images = study.measurements.batch_norm.images
+        return _recalibration(study.data.model_dump_json(), images, study.measurements.tile)
+
+    def _model(self) -> nn.Module:
+        channels, size, _ = self.plan.facts.input_shape
+        classes = len(self.plan.facts.class_names)
+        model = build(self.plan.study.model, classes=classes, channels=channels, size=size, seed=0)
+        load_weights(model, self.weights, str(self.run.checkpoint(self.unit.step or 0)))
+        layout = torch.channels_last if self.plan.study.recipe.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout).eval()
+
+
+def _selectivity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    settings = bench.plan.study.measurements.selectivity
+    assert settings is not None
+    chosen = bench.chosen("selectivity")
+    protocol: Protocol = "faithful" if job.variant == "faithful" else "corrected"
+    result = measure_selectivity(
+        bench.network(protocol),
+        bench.tiles(settings.split, chosen),
+        protocol=protocol,
+        permutations=settings.permutations,
+    )
+    return [bench.conform(result.table, "selectivity", job, job.variant, len(chosen))]
+
+
+def _halves(bench: _Bench, kind: str) -> tuple[Ranking, list[Tile], int]:
+    """The neurons ranked on one half of the images, and the other half to ablate on."""
+    settings = getattr(bench.plan.study.measurements, kind)
+    chosen = bench.chosen(kind)
+    ranking, ablation = split_halves(bench.images(settings.split).labels[chosen])
+    ranked = rank(bench.corrected, bench.tiles(settings.split, chosen[ranking]))
+    return ranked, bench.tiles(settings.split, chosen[ablation]), len(ablation)
+
+
+def _ablation(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    ranked, held_out, n = _halves(bench, "ablation")
+    neurons, by_class = ablate_neurons(bench.corrected, held_out, values=(_value(job),), ranking=ranked)
+    return [
+        bench.conform(neurons, "ablation", job, "corrected", n),
+        bench.conform(by_class, "ablation-by-class", job, "corrected", n),
+    ]
+
+
+def _cumulative(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    settings = bench.plan.study.measurements.cumulative
+    assert settings is not None
+    ranked, held_out, n = _halves(bench, "cumulative")
+    table = ablate_cumulatively(
+        bench.corrected,
+        held_out,
+        ranking=ranked,
+        config=settings.model_copy(update={"values": (_value(job),)}),
+    )
+    return [bench.conform(table, "cumulative", job, "corrected", n)]
+
+
+def _linearity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    settings = bench.plan.study.measurements.linearity
+    assert settings is not None
+    chosen = bench.chosen("linearity")
+    table = measure_linearity(
+        bench.corrected,
+        bench.tiles(settings.split, chosen),
+        pairs=settings.pairs,
+        cka_images=settings.cka_images,
+        top_k=settings.top_k,
+    )
+    return [bench.conform(table, "linearity", job, "corrected", len(chosen))]
+
+
+def _value(job: Job) -> AblationValue:
+    return "mean" if job.variant == "mean" else "zero"
+
+
+MEASURES: dict[str, Callable[[_Bench, Job], Sequence[pl.DataFrame]]] = {
+    "selectivity": _selectivity,
+    "ablation": _ablation,
+    "cumulative": _cumulative,
+    "linearity": _linearity,
+}
+
+
+@lru_cache(maxsize=4)
+def _open(split: Split, settings: str) -> ImageSet:
+    data = DataConfig.model_validate_json(settings)
+    return open_images(getattr(data, split), split, data)
+
+
+@lru_cache(maxsize=2)
+def _recalibration(settings: str, n: int, tile: int) -> list[Tensor]:
+    return recalibration_batches(_open("train", settings), n, DataConfig.model_validate_json(settings), tile)

@@ -1,0 +1,54 @@
+"""A study small enough to run whole in seconds, and the command line as a user starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = """
+name: tiny
+data: {train: digits, test: digits, limit: 200, limit_test: 160, channels: 1, mean: [0.3], std: [0.38]}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 5, batch_size: 40, lr: 0.05, schedule: constant}
+checkpoints: {log_spaced: 2, young_epochs: 1, per_young_epoch: 1, every_epochs: 2}
+conditions:
+  baseline: {}
+  early: {interventions: [{kind: selectivity, window: {start: 0, stop: 5}}]}
+  late: {interventions: [{kind: selectivity, window: {start: 12, stop: 17}}]}
+seeds: [0, 1]
+measurements:
+  batch_norm: {images: 80}
+  tile: 80
+  selectivity: {permutations: 10}
+  cumulative: {fractions: 5, draws: 2}
+  linearity: {pairs: 40, cka_images: 40}
+claims: {early_window: 5}
+compute: {workers: 2}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "VESTIGE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def vestige(tmp_path: Path, environment: dict[str, str]):
+    """Run the command line in `tmp_path`; return what it ended with and said."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vestige", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return call

@@ -1,0 +1,101 @@
+"""Killed at any moment and run again, a study ends in the very bytes of an undisturbed one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "training": lambda study: len(list(study.glob("runs/*/*/checkpoints/*.safetensors"))) >= 5,
+    "measuring": lambda study: len(list(study.glob("runs/*/*/ablation-zero-test/*.parquet"))) >= 3,
+    "reporting": lambda study: (study / "claims.json").exists(),
+}
+
+
+def results(study: Path) -> dict[str, bytes]:
+    """All weights and tables by their path."""
+    kept = [*study.glob("runs/*/*/checkpoints/*.safetensors"), *study.glob("runs/**/*.parquet")]
+    return {path.relative_to(study).as_posix(): path.read_bytes() for path in kept}
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [below for child in found for below in children(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def undisturbed(vestige, tiny: Path, tmp_path: Path) -> dict[str, bytes]:
+    done = vestige("run", str(tiny), "--out", "undisturbed")
+    assert done.returncode == 0, done.stderr
+    return results(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="waits for a system with /proc")
+def test_sigkill_of_the_parent_alone_leaves_no_orphan_and_changes_no_byte(
+    vestige, tiny: Path, tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+):
+    for workers, (moment, reached) in zip(("2", "1", "3"), MOMENTS.items(), strict=True):
+        study = tmp_path / moment
+        command = [sys.executable, "-m", "vestige", "run", str(tiny), "--out", moment]
+        parent = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        assert wait_for(lambda study=study, reached=reached: reached(study), 120), moment
+        workers_alive = children(parent.pid)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        assert wait_for(lambda pids=workers_alive: not any(alive(pid) for pid in pids), 10), moment
+        before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
+        time.sleep(0.5)
+        assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before, moment
+        again = vestige("run", moment, "--compute.workers", workers)
+        assert again.returncode == 0, again.stderr
+        assert results(study) == undisturbed, moment
+        assert not list(study.rglob("*.tmp")), moment
+
+
+def test_two_at_once_share_the_work(
+    vestige, tiny: Path, tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+):
+    command = [sys.executable, "-m", "vestige", "run", str(tiny), "--out", "both"]
+    pair = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert results(tmp_path / "both") == undisturbed
+    assert "another vestige is at work on this study" in said[0][1] + said[1][1]
+
+
+def test_a_second_run_does_nothing(vestige, tmp_path: Path, undisturbed: dict[str, bytes]):
+    study = tmp_path / "undisturbed"
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.rglob("*")}
+    done = vestige("run", "undisturbed")
+    assert done.returncode == 0, done.stderr
+    assert "report: undisturbed/report/index.html" in done.stdout
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.rglob("*")} == before
+    assert undisturbed == results(study)
