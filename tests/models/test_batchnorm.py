@@ -78,6 +78,15 @@ def test_weights_stay_and_a_traced_copy_can_be_recalibrated():
     assert not any(module.training for module in graph.module.modules())
 
 
+def test_what_a_norm_holds_stays_in_eval_mode():
+    norm = nn.BatchNorm1d(3)
+    norm.drop = nn.Dropout()
+    modes = []
+    norm.register_forward_hook(lambda *_: modes.append((norm.training, norm.drop.training)))
+    recalibrate(norm, [torch.randn(4, 3)])
+    assert modes == [(True, False)]
+
+
 def test_without_batch_norm_nothing_is_run():
     def explode():
         raise AssertionError

@@ -42,7 +42,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative
-            norm.train()
+            norm.training = True  # it alone: timm's hold dropout
         with torch.no_grad():
             for inputs in batches:
                 module(inputs)
