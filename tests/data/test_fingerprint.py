@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from image_files import encode, write_folder, write_parquet
 
-from vestige.data.fingerprint import dataset_name, digits_file, fingerprint, locate, resolve, split_spec
+from vestige.data.fingerprint import dataset_name, digits_file, fingerprint, locate, resolve, split_spec, walk
 from vestige.errors import DataError
 
 
@@ -153,6 +153,13 @@ def test_identity_of_a_folder_is_its_names_and_sizes(tmp_path, digits):
     with (a / "digit-1" / "000x.png").open("ab") as file:
         file.write(b"x")
     assert fingerprint(f"folder:{a}", "train") not in (before, moved)
+
+
+def test_identity_of_a_folder_is_not_in_the_file_systems_order(tmp_path, digits, monkeypatch):
+    spec = f"folder:{write_folder(tmp_path, digits, [0, 1], 3)}"
+    before = fingerprint(spec, "train")
+    monkeypatch.setattr("vestige.data.fingerprint.walk", lambda folder: reversed(list(walk(folder))))
+    assert fingerprint(spec, "train") == before
 
 
 def test_identity_of_a_torchvision_set_knows_its_split_and_only_its_own_files(tmp_path):

@@ -12,6 +12,7 @@ from pyarrow import parquet as pq
 from vestige.config import DataConfig
 from vestige.data import datasets
 from vestige.data.datasets import open_images
+from vestige.data.fingerprint import walk
 from vestige.errors import DataError
 
 GREY = DataConfig(channels=1)
@@ -63,6 +64,13 @@ def test_folder(tmp_path, digits, ending):
 
         with Image.open(tmp_path / "digit-3" / "002.png") as picture:
             assert (found.images([6])[0, 0].numpy() == np.asarray(picture)).all()
+
+
+def test_order_of_images_is_not_the_file_systems(tmp_path, digits, monkeypatch):
+    spec = f"folder:{write_folder(tmp_path, digits, [0, 1], 4)}"
+    expected = open_images(spec, "train", GREY).images(range(8))
+    monkeypatch.setattr("vestige.data.sources.walk", lambda folder: reversed(list(walk(folder))))
+    assert torch.equal(open_images(spec, "train", GREY).images(range(8)), expected)
 
 
 def test_folder_with_folders_within_and_images_without_ending(tmp_path, digits):
