@@ -20,7 +20,6 @@ from vestige.claims.curves import (
 from vestige.config import StudyConfig
 from vestige.stats.effects import judgeable
 
-COMMANDS = {"selectivity": "measure", "cumulative": "ablate", "linearity": "linearity", "history": "train"}
 KALIMERIS = "kalimeris"
 
 
@@ -73,7 +72,7 @@ def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
         return (
             f"the study has no condition {condition!r}: add it to conditions, or name another in claims.roles"
         )
-    config, command = getattr(study.measurements, kind, None), f"run `vestige {COMMANDS[kind]}`"
+    config, command = getattr(study.measurements, kind, None), "run `vestige run`"
     if kind != "history" and config is None:
         return f"measurements.{kind} is null in the study: give it settings and {command}"
     if (chosen := getattr(config, "conditions", None)) is not None and condition not in chosen:
@@ -260,15 +259,15 @@ def _no_areas(material: Material, rows: pl.DataFrame, value: str) -> str:
     config = material.study.measurements.cumulative
     if config is not None and (lacking := {"csi-desc", "activity-matched"} - set(config.orders)):
         named = " and ".join(map(repr, sorted(lacking)))
-        return f"measurements.cumulative.orders leaves out {named}: add it and run `vestige ablate`"
+        return f"measurements.cumulative.orders leaves out {named}: add it and run `vestige run`"
     if config is not None and value not in config.values:
-        return f"measurements.cumulative.values leaves out {value!r}: add it and run `vestige ablate`"
+        return f"measurements.cumulative.values leaves out {value!r}: add it and run `vestige run`"
     if rows.filter(pl.col("value") == value).is_empty():
         return why_absent(material.study, "cumulative", material.claims.roles.baseline)
     if material.classes is None:
-        return "the number of classes is not known without the selectivity table: run `vestige measure`"
+        return "the number of classes is not known without the selectivity table: run `vestige run`"
     if not _inner_scopes(material, rows):
-        return "no curve of a stage outside the last: run `vestige ablate`"
+        return "no curve of a stage outside the last: run `vestige run`"
     return ""
 
 
@@ -280,7 +279,7 @@ def _inner_scopes(material: Material, rows: pl.DataFrame) -> Sequence[str]:
 
 
 def _no_measure(measure: str) -> str:
-    return f"the linearity table has no measure {measure!r} of the logits: run `vestige linearity` with it"
+    return f"the linearity table has no measure {measure!r} of the logits: this version does not make it"
 
 
 def _all_missing(names: Iterable[str], reason: str) -> dict[str, Sample]:
