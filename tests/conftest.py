@@ -10,7 +10,7 @@ import pytest
 TINY = """
 name: tiny
 data: {train: digits, test: digits, limit: 200, limit_test: 160, channels: 1, mean: [0.3], std: [0.38]}
-model: {name: resnet8, width: 4}
+model: {name: resnet8, width: 8}
 recipe: {epochs: 5, batch_size: 40, lr: 0.05, schedule: constant}
 checkpoints: {log_spaced: 2, young_epochs: 1, per_young_epoch: 1, every_epochs: 2}
 conditions:

@@ -202,4 +202,4 @@ def test_a_study_from_python_reads_like_the_command(
     assert outcome.claims is not None
     assert {claim["verdict"] for claim in outcome.claims["claims"]} <= {"fewer than 3 seeds", "not measured"}
     tables = sorted((tmp_path / "out/runs/baseline/seed-0/ablation-zero-test").glob("*.parquet"))
-    assert pl.read_parquet(tables[0])["neuron"].len() == 4 + 8 + 16
+    assert pl.read_parquet(tables[0])["neuron"].len() == 8 + 16 + 32

@@ -414,7 +414,9 @@ def _lay(settings: Any, field: str, value: Any) -> None:
     *parents, last = field.split(".")
     for parent in parents:
         if isinstance(settings, dict):
-            settings = settings[parent] = {} if settings.get(parent) is None else settings[parent]
+            if settings.get(parent) is None:
+                settings[parent] = {}
+            settings = settings[parent]
         else:
             settings = settings[_place(settings, parent, field)]
     if isinstance(settings, dict):

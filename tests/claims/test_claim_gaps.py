@@ -24,7 +24,7 @@ def test_nothing_measured_is_said_with_the_command_that_gives_it():
                 [],
                 None,
             )
-        assert (claims[name]["p_value"], claims[name]["p_holm"]) == (None, None)
+        assert (claim["p_value"], claim["p_holm"]) == (None, None)
     assert json.loads(json.dumps(claims, allow_nan=False)) == claims
 
 

@@ -87,11 +87,7 @@ def update_manifest(run: RunFolder, **changes: Any) -> Manifest:
 
     def change(stored: dict[str, Any]) -> dict[str, Any]:
         old = _decode(run, stored) if stored else Manifest()
-        merged = {
-            name: {**getattr(old, name), **changes.pop(name)}
-            for name in ("checkpoints", "artifacts")
-            if name in changes
-        }
+        merged = {name: {**getattr(old, name), **changes.get(name, {})} for name in ("checkpoints", "artifacts")}
         return _encode(Manifest(**{**vars(old), **changes, **merged}))
 
     return _decode(run, update_json(run.manifest, change))
