@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """A made-up study of the default's size: rising and receding selectivity, two branches, known numbers."""
 
 import math
@@ -38,7 +39,7 @@ def made_up_study(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), **settings: Any) -> 
     return parse_study(base | settings, source="a made-up study")
 
 
-def made_up_tables(study: StudyConfig) -> dict[str, pl.DataFrame]:
+def made_up_tables(study: StudyConfig, steps: tuple[int, ...] = STEPS) -> dict[str, pl.DataFrame]:
     rng = np.random.default_rng(0)
     kinds = {
         "selectivity": _selectivity,
@@ -50,7 +51,7 @@ def made_up_tables(study: StudyConfig) -> dict[str, pl.DataFrame]:
     found: dict[str, list[pl.DataFrame]] = {kind: [] for kind in kinds}
     for condition in study.conditions:
         for seed in study.seeds:
-            for step in STEPS:
+            for step in steps:
                 if step <= ONSETS.get(condition, -1):
                     continue
                 for kind, make in kinds.items():

@@ -1,6 +1,7 @@
 """Verdicts as cards: a claim's sentence, and each clause with its interval drawn as a small forest plot."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,10 @@ class Card:
     beside: tuple[tuple[str, str], ...]
 
 
+_INTERVALS = re.compile(r" \(95% CI [^()]*\)")
+"""Intervals within a claim's sentence: they stand with the clauses, and the sentence is to be plain."""
+
+
 def cards(claims: Mapping[str, Any] | None) -> tuple[Card, ...]:
     """The cards of a study's claims, in the order of `claims.json`."""
     return tuple(_card(claim) for claim in (claims or {}).get("claims", ()))
@@ -73,11 +78,12 @@ def cards(claims: Mapping[str, Any] | None) -> tuple[Card, ...]:
 def _card(claim: Mapping[str, Any]) -> Card:
     tone, sign = _tone(claim["verdict"])
     p_holm = claim.get("p_holm")
+    statement, sentence = claim.get("statement") or "", _INTERVALS.sub("", claim.get("sentence") or "")
     return Card(
         id=claim["id"],
         title=claim["title"],
-        statement=claim.get("statement") or "",
-        sentence=claim.get("sentence") or "",
+        statement="" if sentence.startswith(statement) else statement,
+        sentence=sentence,
         verdict=claim["verdict"],
         tone=tone,
         sign=sign,
@@ -93,16 +99,14 @@ def _card(claim: Mapping[str, Any]) -> Card:
 def _row(clause: Mapping[str, Any]) -> ClauseRow:
     tone, sign = _tone(clause["verdict"])
     unit = clause.get("unit") or ("accuracy" if clause["id"].startswith("C4") else "")
-    estimate, low, high = (clause.get(part) for part in ("estimate", "low", "high"))
+    estimate = clause.get("estimate")
     seeds = clause.get("seeds") or ()
     return ClauseRow(
         id=clause["id"],
         statistic=clause["statistic"].replace(" - ", " \u2212 "),
         condition=_expected(clause, unit),
         estimate=amount(estimate, unit) if estimate is not None else "",
-        interval=f"95% interval {amount(low, unit, short=True)} to {amount(high, unit, short=True)}"
-        if None not in (low, high)
-        else "",
+        interval=_interval(clause, unit),
         seeds=f"{count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}" if seeds else "",
         verdict=clause["verdict"],
         tone=tone,
@@ -110,6 +114,14 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
         note=clause.get("note") or "",
         forest=forest(clause) if estimate is not None else None,
     )
+
+
+def _interval(clause: Mapping[str, Any], unit: str) -> str:
+    low, high, upper = (clause.get(part) for part in ("low", "high", "upper"))
+    if low is None or high is None:
+        return "no interval: one seed" if clause.get("estimate") is not None else ""
+    said = f"95% interval {amount(low, unit, short=True)} to {amount(high, unit, short=True)}"
+    return said + (f", one-sided upper end {amount(upper, unit, short=True)}" if upper is not None else "")
 
 
 def _expected(clause: Mapping[str, Any], unit: str) -> str:

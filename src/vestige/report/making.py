@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vestige.config import InterventionConfig, StudyConfig, Window
-from vestige.report.style import count, duration, names, number
+from vestige.report.style import count, duration, names
 from vestige.runs.manifest import Manifest
 
 Pairs = tuple[tuple[str, str], ...]
@@ -66,7 +66,11 @@ def intervention(config: InterventionConfig) -> str:
         if config.kind == "selectivity" and config.estimator != "mean"
         else ""
     )
-    return f"{verb} {what}, α = {number(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
+    return f"{verb} {what}, α = {_alpha(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
+
+
+def _alpha(value: float) -> str:
+    return f"{value:g}".replace("-", "\u2212")
 
 
 def window(config: Window) -> str:

@@ -15,7 +15,7 @@ from vestige.report.panels import Figure
 from vestige.report.paper import write_figures
 from vestige.report.style import DARK, LIGHT, count, number
 from vestige.runs.manifest import Manifest
-from vestige.runs.store import StudyFolder, read_json, write_text
+from vestige.runs.store import StudyFolder, write_text
 
 PAPER_NAMES = (
     "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful", "F2-ablation",
@@ -46,7 +46,7 @@ def write_report(
     Raises:
       StoreError: the folder cannot be written.
     """
-    source = Source(study, tables, claims, manifests, _class_names(folder))
+    source = Source(study, tables, claims, manifests, (claims or {}).get("classes"))
     figures = build_figures(source)
     written = write_figures(folder.report / "figures", figures, source.scale)
     _remove_former(folder.report / "figures", written)
@@ -90,11 +90,6 @@ def _plotly() -> str:
     from importlib.resources import files
 
     return files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
-
-
-def _class_names(folder: StudyFolder) -> tuple[str, ...]:
-    path = folder.path / "facts.json"
-    return tuple(read_json(path).get("class_names", ())) if path.exists() else ()
 
 
 def _facts(source: Source) -> tuple[str, ...]:

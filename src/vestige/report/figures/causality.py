@@ -60,7 +60,7 @@ def _panel(clauses: list[Mapping[str, Any]]) -> Panel:
         for clause in clauses
     )
     header = ("clause", "estimate (points)", "low", "high", "smallest effect", "verdict")
-    names = tuple(clause["statistic"] for clause in clauses)
+    names = tuple(clause["statistic"].replace(" - ", " \u2212 ") for clause in clauses)
     return Panel(
         "Harm by clause", Axis("percentage points of final accuracy"), Axis("", "names", names), marks,
         levels=((0.0, ""),), table=Table(header, rows), wide=True,

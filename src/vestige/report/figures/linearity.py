@@ -13,6 +13,7 @@ _CHURN_REFERENCE = "gate-churn-independent"
 _TITLES = {
     "midpoint": ("Midpoint nonlinearity", "0: affine, √3: unrelated outputs"),
     "gate-churn": ("Gate churn", "share of ReLU gates that differ; dotted: independent gates"),
+    "kalimeris": ("Explained by a linear model", "dotted: the anchor"),
     "cka": ("Linear CKA", "dotted: the anchor"),
     "cka-pooled": ("Linear CKA of spatial means", "dotted: the anchor"),
 }
@@ -129,7 +130,7 @@ def _correlations(source: Source, frame: pl.DataFrame) -> tuple[Panel, ...]:
                 source.steps,
                 Axis("", floor=0.0),
                 (*anchors, *lines),
-                "mean |r| between stages and logits; dotted: anchors",
+                "mean |r| between stages; dotted: anchor",
                 shade=source.early,
                 table=step_table(_with_anchors(lines, anchors)),
                 empty="" if lines else "No value: every one is missing (NaN).",

@@ -19,13 +19,13 @@ FIRES = ~pl.col("dead").fill_null(False)
 
 @dataclass(frozen=True)
 class Source:
-    """A study's tables (any may be missing), verdicts and manifests."""
+    """A study's tables (any may be missing), verdicts, manifests, and the number of classes judged."""
 
     study: StudyConfig
     tables: Mapping[str, pl.DataFrame]
     claims: Mapping[str, Any] | None
     manifests: Mapping[tuple[str, int], Manifest]
-    class_names: tuple[str, ...] = ()
+    classes_judged: int | None = None
 
     def table(self, kind: str) -> pl.DataFrame:
         """A table with its schema's columns; NaN and infinity read as missing."""
@@ -101,8 +101,8 @@ class Source:
     @cached_property
     def classes(self) -> int | None:
         """How many classes the images have; None where nothing tells."""
-        if self.class_names:
-            return len(self.class_names)
+        if self.classes_judged:
+            return self.classes_judged
         frame = self.table("selectivity").select("preferred_class", "second_class")
         most = frame.max().row(0)
         return max(most) + 1 if None not in most else None
