@@ -62,12 +62,9 @@ def write_figures(folder: Path, figures: tuple[Figure, ...], scale: StepScale) -
     with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):  # pyright: ignore[reportArgumentType]
         for view in (view for figure in figures for view in figure.views if view.file):
             sheet = draw(view, scale)
-            for kind, metadata in (
-                ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
-                ("png", {"Software": None}),
-            ):
+            for kind, content in (("pdf", _pdf(sheet)), ("png", _png(sheet))):
                 paths.append(folder / f"{view.file}.{kind}")
-                _write(paths[-1], _rendered(sheet, kind, metadata))
+                _write(paths[-1], content)
     return tuple(paths)
 
 
@@ -246,9 +243,22 @@ def _gaps(values: Any) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-def _rendered(sheet: "Sheet", kind: str, metadata: dict[str, None]) -> bytes:
+def _pdf(sheet: "Sheet") -> bytes:
+    """The sheet as PDF; straight from the canvas, since `savefig` draws everything once more beforehand."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     buffer = io.BytesIO()
-    sheet.savefig(buffer, format=kind, metadata=metadata)  # pyright: ignore[reportArgumentType]
+    dpi = sheet.dpi
+    FigureCanvasPdf(sheet).print_pdf(buffer, metadata=dict.fromkeys(("CreationDate", "Producer", "Creator")))
+    sheet.dpi = dpi
+    return buffer.getvalue()
+
+
+def _png(sheet: "Sheet") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(sheet).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
