@@ -211,6 +211,8 @@ class CumulativeConfig(MeasurementConfig):
     )
     fractions: Annotated[int, Field(ge=3)] = 17
     """So many equal steps from 0 to 1, both included."""
+    scopes: tuple[Literal["stages", "all"], ...] = ("stages", "all")
+    """The same fraction of every layer of one stage, or of the whole network."""
     draws: PositiveInt = 5
     """Seeded orders for `random` and `activity-matched`."""
     conditions: tuple[str, ...] | None = ("baseline",)

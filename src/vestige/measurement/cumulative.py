@@ -30,13 +30,13 @@ _DOING = "ablating growing sets of neurons"
 def ablate_cumulatively(
     network: Network, tiles: Iterable[Tile], *, ranking: Ranking, config: CumulativeConfig
 ) -> pl.DataFrame:
-    """Replace growing sets of neurons, chosen on other images, in each stage and in all layers at once.
+    """Replace growing sets of neurons, chosen on other images, in each stage or in all layers at once.
 
     Args:
       network: with the batch-norm statistics to measure with.
       tiles: the images to ablate on, in evaluation order.
       ranking: from other images.
-      config: orders, draws, fractions and values. At fraction f the first round(f U) neurons (halves up) of
+      config: scopes, orders, draws, fractions and values. At fraction f the first round(f U) neurons (halves up) of
         every layer of the scope are replaced.
 
     Returns:
@@ -53,10 +53,9 @@ def ablate_cumulatively(
     """
     check_values(config.values, doing=_DOING)
     points = list(_points(config))
+    scopes = [s for wanted in config.scopes for s in (stages(network.layers) if wanted == "stages" else (ALL,))]
     curves = [
-        _Curves.of(network, scope, value, ranking, points)
-        for scope in (*stages(network.layers), ALL)
-        for value in config.values
+        _Curves.of(network, scope, value, ranking, points) for scope in scopes for value in config.values
     ]
     images = 0
     for tile in tiles:

@@ -62,7 +62,7 @@ class Plan:
     Attributes:
       study: the study.
       facts: what was found in its data and model.
-      conditions: those chosen, all by default.
+      conditions: those to measure, all by default; what they branch from is trained with them.
     """
 
     study: StudyConfig
@@ -99,14 +99,14 @@ class Plan:
         return min((start for start, _ in self.windows(condition)), default=0)
 
     def parent(self, condition: str) -> str | None:
-        """The chosen condition without interventions that this one branches from; None: it is trained from step 0."""
+        """The condition without interventions that this one branches from; None: it is trained from step 0."""
         if self.onset(condition) == 0:
             return None
-        return next((c for c in self.conditions if not self.study.conditions[c].interventions), None)
+        return next((name for name, c in self.study.conditions.items() if not c.interventions), None)
 
     def onsets(self, condition: str) -> tuple[int, ...]:
         """Steps at which this condition must keep its full state, for others to branch from."""
-        return tuple(sorted({self.onset(c) for c in self.conditions if self.parent(c) == condition}))
+        return tuple(sorted({self.onset(c) for c in self.study.conditions if self.parent(c) == condition}))
 
     def jobs(self, condition: str) -> Iterator[Job]:
         """What is measured at every checkpoint of a condition."""
@@ -126,13 +126,15 @@ class Plan:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """Everything there is to do: each unit stands behind those it needs."""
-        by_need = sorted(self.conditions, key=lambda c: self.parent(c) is not None)
-        training = [Unit(condition, seed) for condition in by_need for seed in self.study.seeds]
+        parents = dict.fromkeys(p for c in self.conditions if (p := self.parent(c)))
+        trained = [*parents, *(c for c in self.conditions if c not in parents)]
+        training = [Unit(condition, seed) for condition in trained for seed in self.study.seeds]
         measuring = [
-            Unit(run.condition, run.seed, step)
-            for run in training
-            for step in self.own_checkpoints(run.condition)
-            if any(self.jobs(run.condition))
+            Unit(condition, seed, step)
+            for condition in self.conditions
+            if any(self.jobs(condition))
+            for seed in self.study.seeds
+            for step in self.own_checkpoints(condition)
         ]
         return (*training, *measuring)
 
@@ -227,6 +229,10 @@ class Plan:
             and all(
                 entry[1].is_whole(run.checkpoint(step), verify=verify)
                 for step, entry in manifest.checkpoints.items()
+            )
+            and all(
+                manifest.has(run, run.state(onset), manifest.key, verify=verify)
+                for onset in self.onsets(unit.condition)
             )
         )
 

@@ -79,12 +79,12 @@ class Keeper:
         expected = {*self.onsets, *(step for step, _ in states[:2])}
         for step, artifact in states:
             path = self.run.state(step)
-            if step > limit:
-                continue
             if not artifact.is_whole(path, verify=True):
                 if path.exists() or step in expected:
                     found = "is damaged" if path.exists() else "is missing"
                     logger.warning("%s %s: going on from the state before it", path, found)
+                continue
+            if step > limit:
                 continue
             progress = read_state(path, model, optimizer)
             self._restore(model, progress, manifest)
@@ -133,8 +133,9 @@ class Keeper:
         return sorted(steps.items(), reverse=True)
 
     def _first_missing(self, manifest: Manifest) -> int:
-        """The first planned step whose weights are not on disk as the manifest has them."""
-        missing = []
+        """The first step whose weights, or whose state where one is an onset, the manifest has not on disk."""
+        states = {step for step, artifact in self._states(manifest) if artifact.is_whole(self.run.state(step))}
+        missing = [onset for onset in self.onsets if onset not in states]
         for step in self.planned:
             _, artifact = manifest.checkpoints.get(step, (0.0, None))
             path = self.run.checkpoint(step)
