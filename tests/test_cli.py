@@ -190,9 +190,7 @@ def test_status_counts_what_is_done_and_what_it_costs(vestige, tiny: Path, begun
     assert "left to do: about" in said
 
 
-def test_a_study_from_python_reads_like_the_command(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_study_from_python_reads_like_the_command(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import vestige
 
     monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator, ConfigDict,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -127,9 +127,7 @@ class Window(Config):
     @model_validator(mode="after")
     def _check(self):
         if self.stop is not None and self.stop <= self.start:
-            raise ValueError(
-                f"the window ends at {self.stop:g} {self.unit}, not after its start at {self.start:g}"
-            )
+            raise ValueError(f"the window ends at {self.stop:g} {self.unit}, not after its start at {self.start:g}")
         if self.unit == "steps" and any(x != int(x) for x in (self.start, self.stop or 0)):
             raise ValueError("a window in steps takes whole numbers")
         return self
@@ -298,9 +296,7 @@ class StudyConfig(Config):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} name a seed twice")
         if self.claims and (shared := set(self.claims.pilot_seeds) & set(self.seeds)):
-            raise ValueError(
-                f"seeds {sorted(shared)} are pilot seeds of the claims and may not be judged by them"
-            )
+            raise ValueError(f"seeds {sorted(shared)} are pilot seeds of the claims and may not be judged by them")
         for name, measurement in self.measurements:
             for condition in getattr(measurement, "conditions", None) or ():
                 if condition not in self.conditions:
@@ -365,9 +361,7 @@ def dump_study(study: StudyConfig) -> str:
     return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted fields in which two nested mappings differ, with both values (None where a side lacks the field)."""
     for key in dict.fromkeys([*a, *b]):
         x, y = a.get(key), b.get(key)
@@ -387,19 +381,13 @@ def parse_setting(field: str, values: Sequence[str]) -> Any:
         parsed = [yaml.safe_load(value) for value in values]
     except yaml.YAMLError as error:
         found = " ".join(str(error).split())
-        raise ConfigError(
-            f"setting --{field}", found=found, remedy="Give a number, a word or a YAML value"
-        ) from error
+        raise ConfigError(f"setting --{field}", found=found, remedy="Give a number, a word or a YAML value") from error
     if not parsed:
         raise ConfigError(f"setting --{field}", found="no value", remedy=f"Write --{field} VALUE")
     if _is_sequence(field.split(".")):
-        return (
-            parsed[0] if len(parsed) == 1 and (parsed[0] is None or isinstance(parsed[0], list)) else parsed
-        )
+        return parsed[0] if len(parsed) == 1 and (parsed[0] is None or isinstance(parsed[0], list)) else parsed
     if len(parsed) > 1:
-        raise ConfigError(
-            f"setting --{field}", found=f"{len(parsed)} values", remedy=f"Write --{field} VALUE"
-        )
+        raise ConfigError(f"setting --{field}", found=f"{len(parsed)} values", remedy=f"Write --{field} VALUE")
     return parsed[0]
 
 

@@ -174,9 +174,7 @@ def _selectivity(effects: Effects, seeds: Sequence[int]) -> pl.DataFrame:
                 m = _after_cut(effects, condition, step, at(effects.csi, step))
                 # Only what happens around the peak differs between seeds: ends would cancel in the ratio.
                 m *= scale if 0 < step <= 8 else 1.0
-                rows += [
-                    row | _identity(condition, seed, step) for row in _neurons(m, at(effects.eta2, step))
-                ]
+                rows += [row | _identity(condition, seed, step) for row in _neurons(m, at(effects.eta2, step))]
     frame = pl.DataFrame(rows)
     lacking = [name for name in SCHEMAS["selectivity"] if name not in frame.columns]
     return conform(frame.with_columns(pl.lit(None).alias(name) for name in lacking), "selectivity")
@@ -231,8 +229,7 @@ def _cumulative(effects: Effects, seeds: Sequence[int]) -> pl.DataFrame:
             for value, (early, final) in effects.advantage.items():
                 d = early + z if step < EARLY_WINDOW else final
                 rows += [
-                    row | {"value": value} | _identity("baseline", seed, step)
-                    for row in _ablation_curves(step, d)
+                    row | {"value": value} | _identity("baseline", seed, step) for row in _ablation_curves(step, d)
                 ]
     return conform(pl.DataFrame(rows), "cumulative")
 
@@ -276,11 +273,7 @@ def _linearity(effects: Effects, seeds: Sequence[int]) -> pl.DataFrame:
             rows.append(identity | {"measure": "midpoint", "layer": "layer1.0", "value": 99.0})
             rows.append(identity | {"measure": "cka", "layer": "layer1.0", "other": "logits", "value": 0.5})
             if effects.kalimeris is not None:
-                share = (
-                    effects.kalimeris[0] + _spread(effects, "kalimeris") * z[k]
-                    if early
-                    else effects.kalimeris[1]
-                )
+                share = effects.kalimeris[0] + _spread(effects, "kalimeris") * z[k] if early else effects.kalimeris[1]
                 share = math.nan if step == 0 else share  # an untrained network knows too little to say
                 rows.append(identity | {"measure": "kalimeris", "value": share})
     return conform(pl.DataFrame(rows), "linearity")

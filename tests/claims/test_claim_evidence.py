@@ -115,9 +115,7 @@ def test_advantage_is_averaged_over_draws_then_over_stages():
 def test_advantage_needs_both_orders_and_a_network_above_chance():
     assert advantage_curves(ablation_rows({("layer1", "csi-desc", 0): 0.3}), "zero", ("layer1",), 10) == {}
     areas = {("layer1", "csi-desc", 0): 0.3, ("layer1", "activity-matched", 0): 0.4}
-    assert (
-        advantage_curves(ablation_rows(areas), "zero", ("layer1",), 2) == {}
-    )  # 0.6 is not 2/C of two classes
+    assert advantage_curves(ablation_rows(areas), "zero", ("layer1",), 2) == {}  # 0.6 is not 2/C of two classes
 
 
 def material(effects=None, **settings):
@@ -156,9 +154,7 @@ def test_statistics_of_c2_are_the_synthetic_studys():
 
 
 def test_early_window_ends_before_its_last_step():
-    study, tables = make_study(
-        claims={"early_window": 13}
-    )  # one checkpoint more, at 12, which holds the final D
+    study, tables = make_study(claims={"early_window": 13})  # one checkpoint more, at 12, which holds the final D
     early = importance(Material.of(study, tables, None))["C2.early.zero"]
     # judgeable checkpoints in [0, 13): 2, 4, 8 with D 0.12 and 12 with D 0.02
     assert np.mean(list(early.values.values())) == pytest.approx((3 * 0.12 + 0.02) / 4, abs=1e-6)
@@ -212,9 +208,7 @@ def test_windows_of_several_interventions_are_joined():
 
 def test_pilot_rule_finds_the_first_checkpoint_halfway_down():
     # From 0.24 at step 4 to 0.12 at the end: halfway is 0.18; m is 0.199 at 12, 0.179 at 16.
-    _, tables = make_study(
-        Effects(spread={"csi": 0.0}, csi={0: 0.1, 4: 0.24, 16: 0.179, 24: 0.14, 100: 0.12})
-    )
+    _, tables = make_study(Effects(spread={"csi": 0.0}, csi={0: 0.1, 4: 0.24, 16: 0.179, 24: 0.14, 100: 0.12}))
     assert suggest_early_window(tables["selectivity"]) == 16
     assert suggest_early_window(tables["selectivity"].filter(pl.col("step") != 16)) == 24
     assert suggest_early_window(tables["selectivity"], "nobody") is None

@@ -11,9 +11,7 @@ from vestige.claims.verdicts import judge_study
 
 
 def test_nothing_measured_is_said_with_the_command_that_gives_it():
-    claims = judged(
-        change=dict.fromkeys(("selectivity", "cumulative", "linearity", "history"), pl.DataFrame.clear)
-    )
+    claims = judged(change=dict.fromkeys(("selectivity", "cumulative", "linearity", "history"), pl.DataFrame.clear))
     assert {claim["verdict"] for claim in claims.values()} == {"not measured"}
     for claim in claims.values():
         for clause in claim["clauses"]:
@@ -109,9 +107,7 @@ def test_seeds_left_out_can_leave_too_few():
 
 def test_a_run_that_is_not_finished_has_no_final_accuracy():
     def stop(table):
-        return table.filter(
-            ~((pl.col("condition") == "early") & (pl.col("seed") == 0) & (pl.col("step") > 96))
-        )
+        return table.filter(~((pl.col("condition") == "early") & (pl.col("seed") == 0) & (pl.col("step") > 96)))
 
     a = judged(change={"history": stop})["C4"]["clauses"][0]
     assert a["seeds"] == [1, 2, 3, 4]
@@ -120,9 +116,7 @@ def test_a_run_that_is_not_finished_has_no_final_accuracy():
 def test_nan_is_left_out_and_named():
     def spoil(column, step, seed):
         at = (pl.col("step") == step) & (pl.col("seed") == seed) & (pl.col("condition") == "baseline")
-        return lambda table: table.with_columns(
-            pl.when(at).then(math.nan).otherwise(pl.col(column)).alias(column)
-        )
+        return lambda table: table.with_columns(pl.when(at).then(math.nan).otherwise(pl.col(column)).alias(column))
 
     claims = judged(
         change={
@@ -148,9 +142,7 @@ def test_nan_is_left_out_and_named():
 def test_selectivity_that_is_not_positive_has_no_logarithm():
     def negative(table):
         at = (pl.col("step") == 0) & (pl.col("seed") == 2)
-        return table.with_columns(
-            pl.when(at).then(-pl.col("csi_cv")).otherwise(pl.col("csi_cv")).alias("csi_cv")
-        )
+        return table.with_columns(pl.when(at).then(-pl.col("csi_cv")).otherwise(pl.col("csi_cv")).alias("csi_cv"))
 
     rise, fall, *_ = judged(change={"selectivity": negative})["C1"]["clauses"]
     assert rise["note"].startswith("left out: seed 2: no logarithm of")
@@ -158,9 +150,7 @@ def test_selectivity_that_is_not_positive_has_no_logarithm():
 
 
 def test_no_checkpoint_above_chance_leaves_c2_unmeasured():
-    claim = judged(change={"cumulative": lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32))})[
-        "C2"
-    ]
+    claim = judged(change={"cumulative": lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32))})["C2"]
     assert claim["verdict"] == "not measured"
     assert "no judgeable curve before step 12" in claim["clauses"][0]["note"]
 

@@ -91,9 +91,7 @@ SURELY = [
 
 @pytest.mark.parametrize(("estimate", "low", "high", "n", "verdict"), SURELY)
 def test_surely_at_least(estimate, low, high, n, verdict):
-    judged = clause_verdict(
-        clause(Direction.SURELY_AT_LEAST, 0.8), Interval(estimate, low, high, n), math.nan
-    )
+    judged = clause_verdict(clause(Direction.SURELY_AT_LEAST, 0.8), Interval(estimate, low, high, n), math.nan)
     assert judged is verdict
 
 

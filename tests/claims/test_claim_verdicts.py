@@ -216,9 +216,7 @@ def test_synthetic_study_gets_the_verdict_its_truth_deserves(claim, effects, dif
 def test_the_cases_give_every_verdict_to_clauses_and_claims():
     words = {"supported", "contradicted", "not supported", "inconclusive"}
     assert {verdict for *_, verdict, _ in CASES.values()} == words
-    assert {word for *_, differing, _, _ in CASES.values() for word in differing.values()} >= words - {
-        "supported"
-    }
+    assert {word for *_, differing, _, _ in CASES.values() for word in differing.values()} >= words - {"supported"}
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -257,9 +255,7 @@ def test_interval_of_a_clause_is_the_one_worked_out_by_hand():
     rise = judged(Effects(spread={"csi": 0.05}))["C1"]["clauses"][0]
     half = 2.776445 * 0.05 / math.sqrt(5)
     assert rise["estimate"] == pytest.approx(math.log(2.4), abs=1e-6)
-    assert (rise["low"], rise["high"]) == pytest.approx(
-        (math.log(2.4) - half, math.log(2.4) + half), abs=1e-6
-    )
+    assert (rise["low"], rise["high"]) == pytest.approx((math.log(2.4) - half, math.log(2.4) + half), abs=1e-6)
     assert rise["seeds"] == [0, 1, 2, 3, 4]
     late = judged(Effects(spread={"harm": 0.005}))["C4"]["clauses"][1]
     assert late["upper"] == pytest.approx(0.002 + 2.131847 * 0.005 / math.sqrt(5), abs=1e-8)
@@ -280,8 +276,7 @@ def test_a_window_that_does_not_cut_selectivity_leaves_c4_open(arm):
 
 def test_a_failed_check_leaves_even_a_contradiction_open():
     assert (
-        judged(Effects(cut={"early": 0.1, "late": 0.9}, harm=HARM | {"late": 0.1}))["C4"]["verdict"]
-        == "inconclusive"
+        judged(Effects(cut={"early": 0.1, "late": 0.9}, harm=HARM | {"late": 0.1}))["C4"]["verdict"] == "inconclusive"
     )
 
 

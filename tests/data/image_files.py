@@ -17,9 +17,7 @@ def encode(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def write_folder(
-    root: Path, digits, classes: Iterable[int], each: int, *, ending: str = ".png", size: int = 8
-):
+def write_folder(root: Path, digits, classes: Iterable[int], each: int, *, ending: str = ".png", size: int = 8):
     """`each` digits of every class, enlarged to `size`, as class folders."""
     images, labels = digits
     for c in classes:

@@ -121,9 +121,7 @@ def test_size_from_the_header_alone(colour):
     assert size_of(colour) == (40, 56)
 
 
-@pytest.mark.parametrize(
-    ("size", "resize"), [(32, None), (32, 36), (64, None), (24, 80), (40, None), (None, 20)]
-)
+@pytest.mark.parametrize(("size", "resize"), [(32, None), (32, 36), (64, None), (24, 80), (40, None), (None, 20)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_evaluation_view_is_torchvisions(colour, size, resize, turned):
     colour = np.ascontiguousarray(colour.transpose(1, 0, 2)) if turned else colour

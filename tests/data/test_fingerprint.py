@@ -42,8 +42,7 @@ def test_name_of_the_working_directory(monkeypatch, tmp_path):
         ("parqet:x", "reading the data 'parqet:x': unknown kind 'parqet'. Did you mean 'parquet'?"),
         (
             "zip:x",
-            "reading the data 'zip:x': unknown kind 'zip'. "
-            "Choose one of 'digits', 'folder', 'parquet', 'torchvision'.",
+            "reading the data 'zip:x': unknown kind 'zip'. Choose one of 'digits', 'folder', 'parquet', 'torchvision'.",
         ),
         (
             "a/x.parquet",

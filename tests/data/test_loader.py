@@ -185,9 +185,7 @@ def test_recalibration_batches_of_a_sorted_folder_mix_the_classes(enlarged):
     within = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean()
     total = torch.cat(batches).var((0, 2, 3))
     assert within / total > 0.97
-    lookup = {
-        x.numpy().tobytes(): int(c) for x, c in zip(images.images(range(90)), images.labels, strict=True)
-    }
+    lookup = {x.numpy().tobytes(): int(c) for x, c in zip(images.images(range(90)), images.labels, strict=True)}
     for batch in batches:
         raw = ((batch * 0.5 + 0.5) * 255).round().byte()
         assert len({lookup[x.numpy().tobytes()] for x in raw}) >= 6

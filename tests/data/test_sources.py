@@ -38,9 +38,7 @@ def test_digits_are_scikit_learns_each_once(digits):
         for part in (train, test)
         for i in range(len(part))
     ]
-    assert sorted(got) == sorted(
-        (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
-    )
+    assert sorted(got) == sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
 
 
 def test_digits_split_never_changes():
@@ -99,9 +97,7 @@ def test_class_folder_without_image(tmp_path, digits):
 
 
 @pytest.mark.parametrize("limit", [datasets.MEMORY_LIMIT, 0])
-@pytest.mark.parametrize(
-    ("name", "content"), [("004.png", b"hello"), ("notes.txt", b"hello"), ("004.jpg", b"")]
-)
+@pytest.mark.parametrize(("name", "content"), [("004.png", b"hello"), ("notes.txt", b"hello"), ("004.jpg", b"")])
 def test_file_that_is_not_an_image(tmp_path, digits, monkeypatch, limit, name, content):
     monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
     write_folder(tmp_path, digits, [0, 1], 3)
@@ -214,9 +210,7 @@ def test_bad_parquet_rows(tmp_path, what):
 
 def test_parquet_without_rows(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", [], [], ["a", "b"], kind=pa.int64())
-    assert (
-        message(f"parquet:{path}") == "there is no image in it. Give at least one image of two classes each."
-    )
+    assert message(f"parquet:{path}") == "there is no image in it. Give at least one image of two classes each."
 
 
 @pytest.mark.parametrize(

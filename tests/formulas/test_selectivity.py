@@ -197,9 +197,7 @@ def test_p_values_are_those_of_a_loop():
 
 
 def test_a_tie_with_a_permuted_value_counts_against_the_neuron():
-    assert layer_p_values(torch.tensor([1.0]), torch.tensor([[1.0], [0.0], [0.0]])).item() == pytest.approx(
-        2 / 4
-    )
+    assert layer_p_values(torch.tensor([1.0]), torch.tensor([[1.0], [0.0], [0.0]])).item() == pytest.approx(2 / 4)
 
 
 def test_p_values_without_signal_are_uniform():

@@ -32,9 +32,7 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def resnet8(width: int = 8) -> nn.Module:
-    return randomised(
-        build(ModelConfig(name="resnet8", width=width), classes=CLASSES, channels=1, size=8, seed=0)
-    )
+    return randomised(build(ModelConfig(name="resnet8", width=width), classes=CLASSES, channels=1, size=8, seed=0))
 
 
 def images(n: int, channels: int, size: int, seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -53,9 +51,7 @@ def tiles(inputs: Tensor, labels: Tensor, size: int) -> list[Tile]:
     return found
 
 
-def hooked_forward(
-    model: nn.Module, inputs: Tensor, replaced: Mapping[str, tuple[list[int], Tensor]]
-) -> Tensor:
+def hooked_forward(model: nn.Module, inputs: Tensor, replaced: Mapping[str, tuple[list[int], Tensor]]) -> Tensor:
     """Logits of a full forward in which some channels of some modules' outputs are replaced.
 
     Args:

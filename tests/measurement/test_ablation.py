@@ -106,9 +106,7 @@ def test_tables_equal_slow_loops_over_hooked_forwards(model, images, network, ra
                     labels.numpy(),
                     int(ranking.preferred[layer.name][u]),
                 )
-                assert {name: row[name] for name in expected} == pytest.approx(
-                    expected, abs=2e-6, nan_ok=True
-                )
+                assert {name: row[name] for name in expected} == pytest.approx(expected, abs=2e-6, nan_ok=True)
                 found = by_class[layer.name, u, value].sort("class").select(pl.col("^class.*$")).rows()
                 assert [list(row) for row in found] == [pytest.approx(c, abs=2e-6) for c in classes]
 
@@ -135,8 +133,7 @@ def slow_effects(intact, ablated, labels, preferred):
         "others_delta": gain[~mine].mean(),
     }
     classes = [
-        [c, (labels == c).sum(), change[labels == c].mean(), gain[labels == c].mean()]
-        for c in np.unique(labels)
+        [c, (labels == c).sum(), change[labels == c].mean(), gain[labels == c].mean()] for c in np.unique(labels)
     ]
     return effects, classes
 
@@ -197,18 +194,14 @@ def test_a_neuron_that_matters_to_one_class_only():
     (layer,) = network.layers
     preferred = torch.arange(3)
     ranking = Ranking({layer.name: torch.ones(3)}, {layer.name: torch.zeros(3)}, {layer.name: preferred})
-    neurons, by_class = ablate_neurons(
-        network, hooked.tiles(inputs, labels, 16), values=("zero",), ranking=ranking
-    )
+    neurons, by_class = ablate_neurons(network, hooked.tiles(inputs, labels, 16), values=("zero",), ranking=ranking)
     row = neurons.row(2, named=True)
     assert row["top1_delta"] == pytest.approx(-2 / 62)
     assert (row["preferred_delta"], row["others_delta"]) == (-1.0, 0.0)
     lost = by_class.filter(pl.col("neuron") == 2)
     assert lost["class_top1_delta"].to_list() == [0.0, 0.0, -1.0]
     # log 3 with all logits 0, less log(1 + 2 exp(-4)) with its own at 4.
-    assert lost["class_loss_delta"].to_list() == pytest.approx(
-        [0.0, 0.0, 1.0986122887 - 0.0359765203], abs=1e-6
-    )
+    assert lost["class_loss_delta"].to_list() == pytest.approx([0.0, 0.0, 1.0986122887 - 0.0359765203], abs=1e-6)
 
 
 def test_numbers_do_not_depend_on_what_else_is_ablated(network, images, ranking, tables):
@@ -282,7 +275,5 @@ def test_a_network_that_mixes_images_is_refused():
     inputs, labels = torch.rand(6, 3, 2, 2), torch.arange(6) % 3
     network = Network.prepare(MixesImages(), inputs)
     tiles = hooked.tiles(inputs, labels, 6)
-    with pytest.raises(
-        ModelError, match=r"does not give the network's own logits.*treats each input of a batch alone"
-    ):
+    with pytest.raises(ModelError, match=r"does not give the network's own logits.*treats each input of a batch alone"):
         ablate_neurons(network, tiles, ranking=rank(network, tiles))

@@ -58,9 +58,7 @@ def slow_point(model, images, network, ranking, scope, value, sets):
     replaced = {
         layer.name: (
             list(sets[layer.name]),
-            torch.tensor(
-                [ranking.mean[layer.name][u].item() if value == "mean" else 0.0 for u in sets[layer.name]]
-            ),
+            torch.tensor([ranking.mean[layer.name][u].item() if value == "mean" else 0.0 for u in sets[layer.name]]),
         )
         for layer in network.layers
         if scope in ("all", layer.stage)
@@ -72,11 +70,7 @@ def slow_point(model, images, network, ranking, scope, value, sets):
 
 
 def point(table, **where):
-    rows = (
-        table.filter(*(pl.col(name) == value for name, value in where.items()))
-        .select("top1", "loss")
-        .unique()
-    )
+    rows = table.filter(*(pl.col(name) == value for name, value in where.items())).select("top1", "loss").unique()
     assert len(rows) == 1
     return rows.row(0, named=True)
 
@@ -165,10 +159,7 @@ def test_ranking_equals_slow_loops_over_hooks(model, network, ranking):
         handle.remove()
         (maps,) = seen
         for u in range(layer.units):
-            means = [
-                maps[labels.numpy() == c, u].mean() if (labels == c).any() else -1
-                for c in range(hooked.CLASSES)
-            ]
+            means = [maps[labels.numpy() == c, u].mean() if (labels == c).any() else -1 for c in range(hooked.CLASSES)]
             present = sorted(m for m in means if m >= 0)
             highest, rest = present[-1], sum(present[:-1]) / len(present[:-1])
             assert ranking.mean[layer.name][u].item() == pytest.approx(maps[:, u].mean(), abs=1e-6)
@@ -216,7 +207,5 @@ def test_activity_matched_has_the_deciles_of_csi_desc_at_every_place():
 
 
 def test_unknown_order():
-    with pytest.raises(
-        ConfigError, match=r"ordering neurons to ablate: there is no order 'csi'. Did you mean 'csi-"
-    ):
+    with pytest.raises(ConfigError, match=r"ordering neurons to ablate: there is no order 'csi'. Did you mean 'csi-"):
         order_of("csi")

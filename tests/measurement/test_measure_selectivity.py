@@ -173,8 +173,7 @@ def test_alternate_halves_by_hand():
 
 def test_faithful_takes_sums_only_where_the_release_does(model, inputs):
     corrected, faithful = (
-        measured(model, inputs, LABELS["unbalanced"], protocol=protocol).table
-        for protocol in ("corrected", "faithful")
+        measured(model, inputs, LABELS["unbalanced"], protocol=protocol).table for protocol in ("corrected", "faithful")
     )
     differing = {c for c in corrected.columns if not corrected[c].equals(faithful[c], null_equal=True)}
     assert differing == {"csi", "csi_null_mean", "csi_null_q95", "csi_excess", "p_value"}

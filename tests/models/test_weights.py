@@ -72,8 +72,7 @@ UNFITTING = {
     ),
     "channels": (
         lambda: state(channels=1),
-        "1 of another shape (conv1.weight 4x1x3x3 for 4x3x3x3). "
-        "They take inputs of 1 channels, the model of 3",
+        "1 of another shape (conv1.weight 4x1x3x3 for 4x3x3x3). They take inputs of 1 channels, the model of 3",
     ),
     "width": (lambda: state(width=8), "They are of another variant of the model (depth, width, block)"),
     "other": (

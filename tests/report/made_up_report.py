@@ -93,11 +93,7 @@ def made_up_claims(study: StudyConfig) -> dict[str, Any]:
         verdict: str,
         note: str = "",
     ) -> dict[str, Any]:
-        values = (
-            []
-            if estimate is None
-            else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
-        )
+        values = [] if estimate is None else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
         return {
             "id": name, "statistic": statistic, "unit": unit, "direction": "below" if name == "C4.b" else "at least",
             "smallest_effect": d, "estimate": estimate, "low": None if estimate is None else estimate - half,
@@ -179,9 +175,7 @@ def _selectivity(condition: str, seed: int, step: int, rng: np.random.Generator)
     depth = np.array([int(stage[-1]) for stage in neurons["stage"]])
     cut = 0.15 if condition in ("early", "always") and step else 1.0
     csi = np.clip(
-        cut * (_wave(step) + 0.04 * depth * (step > 0) * min(step, 50) / 50)
-        + rng.normal(0, 0.05, count)
-        + 0.01 * seed,
+        cut * (_wave(step) + 0.04 * depth * (step > 0) * min(step, 50) / 50) + rng.normal(0, 0.05, count) + 0.01 * seed,
         0,
         1,
     )
@@ -220,16 +214,14 @@ def _cumulative(condition: str, seed: int, step: int, rng: np.random.Generator) 
     start, rows = top1_at(step, seed), []
     for value in ("zero", "mean"):
         for order, draws in (("csi-desc", 1), ("activity-matched", 5), ("random", 5)):
-            power = {"csi-desc": 2.6 - 1.1 * min(step, 40) / 40, "activity-matched": 1.5, "random": 1.0}[
-                order
-            ] * (0.8 if value == "mean" else 1)
+            power = {"csi-desc": 2.6 - 1.1 * min(step, 40) / 40, "activity-matched": 1.5, "random": 1.0}[order] * (
+                0.8 if value == "mean" else 1
+            )
             for scope in ("layer1", "layer2", "layer3"):
                 for draw in range(draws):
                     for fraction in np.linspace(0, 1, 17).tolist():
                         left = (1 - fraction) ** (power + 0.05 * draw + 0.03 * seed)
-                        rows.append(
-                            (order, scope, value, draw, fraction, 0.1 + (start - 0.1) * left, 2.3 - left)
-                        )
+                        rows.append((order, scope, value, draw, fraction, 0.1 + (start - 0.1) * left, 2.3 - left))
     names = ["order", "scope", "value", "draw", "fraction", "top1", "loss"]
     frame = pl.DataFrame(rows, schema=names, orient="row")
     return conform(frame, "cumulative", **_identity(condition, seed, step))
@@ -271,8 +263,6 @@ def _history(condition: str, seed: int, step: int, rng: np.random.Generator) -> 
         "permuted-eta2-early": 0.03,
     }.get(condition, 0)
     top1 = top1_at(step, seed) - cost * (1 - math.exp(-max(step - ONSETS.get(condition, 0), 0) / 8))
-    rows = [
-        (split, 2.3 - 2 * top1, top1 + bonus, None, 0.1) for split, bonus in (("train", 0.02), ("test", 0.0))
-    ]
+    rows = [(split, 2.3 - 2 * top1, top1 + bonus, None, 0.1) for split, bonus in (("train", 0.02), ("test", 0.0))]
     frame = pl.DataFrame(rows, schema=["split", "loss", "top1", "top5", "lr"], orient="row")
     return conform(frame, "history", condition=condition, seed=seed, step=step, epoch=step / 4)

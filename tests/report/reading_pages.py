@@ -39,9 +39,7 @@ class Element:
     @property
     def text(self) -> str:
         return " ".join(
-            " ".join(
-                piece for one in self if one.tag not in ("script", "style") for piece in one.texts
-            ).split()
+            " ".join(piece for one in self if one.tag not in ("script", "style") for piece in one.texts).split()
         )
 
 

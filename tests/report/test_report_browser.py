@@ -8,9 +8,7 @@ import subprocess
 import pytest
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine (apt-get install chromium)"
-)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt-get install chromium)")
 
 PROBE = """
 <script>window.failures = []; addEventListener("error", e => failures.push(String(e.message)));
@@ -59,9 +57,7 @@ def ask(written, tmp_path, width: int, *, dark: bool) -> dict:
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r'<pre id="answer">(.+?)</pre>', shown)
     assert found, "the page's scripts did not run to their end"
-    return json.loads(
-        found[1].replace("&quot;", '"').replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">")
-    )
+    return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
 
 
 @pytest.mark.parametrize(("width", "dark"), [(500, True), (1280, False)])

@@ -126,9 +126,7 @@ def test_the_early_neurons_are_of_the_checkpoint_of_highest_selectivity(figures)
 def test_forest_rows_are_the_clauses_in_points(figures, claims):
     marks = [mark for mark in figures["F4"].views[0].panels[0].marks if isinstance(mark, Interval)]
     clauses = claims["claims"][3]["clauses"]
-    assert [mark.estimate for mark in marks] == pytest.approx(
-        [100 * clause["estimate"] for clause in clauses]
-    )
+    assert [mark.estimate for mark in marks] == pytest.approx([100 * clause["estimate"] for clause in clauses])
     assert [mark.key for mark in marks] == ["contradicted", "supported", "neither", "supported"]
 
 
@@ -175,9 +173,7 @@ def test_plotly_knows_every_field(source, figures):
     for figure in figures.values():
         for panels in figure_data(figure, source.scale):
             for panel in panels:
-                graph_objects.Figure(
-                    data=panel["data"], layout=panel["layout"]
-                )  # raises on what it does not know
+                graph_objects.Figure(data=panel["data"], layout=panel["layout"])  # raises on what it does not know
                 assert all("slot" in trace["meta"] for trace in panel["data"])
 
 

@@ -49,9 +49,7 @@ def test_nothing_is_loaded_from_anywhere(page, written):
     assert "url(" not in style
     assert "@import" not in style
     own = [script for script in page.all("script") if len("".join(script.texts)) < 20_000]
-    assert not re.search(
-        r"https?://|fetch\(|XMLHttp|import\(", "".join("".join(script.texts) for script in own)
-    )
+    assert not re.search(r"https?://|fetch\(|XMLHttp|import\(", "".join("".join(script.texts) for script in own))
     assert 4_000_000 < (written / "index.html").stat().st_size < 15_000_000
 
 
@@ -70,9 +68,7 @@ def test_selectivity_on_the_page_is_the_tables(page, tables, column):
         for seed in (0, 1, 2):
             own = rows.filter(seed=seed, step=step, stage=stage)
             seeds.append(
-                np.mean(
-                    [v for v, dead in own.select(column, "dead").iter_rows() if not dead], dtype=np.float64
-                )
+                np.mean([v for v, dead in own.select(column, "dead").iter_rows() if not dead], dtype=np.float64)
             )
         assert as_number(shown[str(step)][stage]) == pytest.approx(np.mean(seeds), rel=6e-4)
 
@@ -87,9 +83,7 @@ def test_closed_gates_count_dead_neurons_too(page, tables):
 def test_areas_on_the_page_are_the_tables(page, tables):
     shown = cells(page, "F2", 0, "Area, replaced by zero")
     rows = (
-        tables["cumulative"]
-        .filter(value="zero", order="activity-matched", step=32)
-        .filter(pl.col("scope") != "layer3")
+        tables["cumulative"].filter(value="zero", order="activity-matched", step=32).filter(pl.col("scope") != "layer3")
     )
     areas = []
     for seed in (0, 1, 2):
@@ -121,9 +115,7 @@ def test_accuracy_on_the_page_is_the_tables(page, tables):
     assert as_number(through["16"]["early"]) == pytest.approx(at_16, rel=6e-4)
     last = [test.filter(condition="mid", seed=s).sort("step")["top1"].to_list()[-3:] for s in (0, 1, 2)]
     assert as_number(final["mid"]["final accuracy"]) == pytest.approx(np.mean(last), rel=6e-4)
-    assert as_number(final["mid"]["SD over seeds"]) == pytest.approx(
-        np.std(np.mean(last, 1), ddof=1), rel=6e-4
-    )
+    assert as_number(final["mid"]["SD over seeds"]) == pytest.approx(np.std(np.mean(last, 1), ddof=1), rel=6e-4)
     behind = cells(page, "accuracy", 0, "Behind baseline")
     base, late = (test.filter(condition=name, step=100)["top1"].mean() for name in ("baseline", "late"))
     assert as_number(behind["100"]["late"]) == pytest.approx(100 * (base - late), rel=2e-3)
@@ -141,9 +133,7 @@ def test_verdicts_stand_with_estimate_interval_and_smallest_effect(page, claims)
         card = page.one("article", id=claim["id"])
         assert claim["title"] in card.one("h3").text
         assert claim["sentence"] in card.text
-        assert [pill.attributes["data-verdict"] for pill in card.all("span", class_="pill")] == [
-            claim["verdict"]
-        ]
+        assert [pill.attributes["data-verdict"] for pill in card.all("span", class_="pill")] == [claim["verdict"]]
         for clause in claim["clauses"]:
             row = card.one("li", data_clause=clause["id"])
             assert clause["verdict"] in row.text
@@ -177,9 +167,7 @@ def test_intervals_are_left_out_of_a_claims_sentence(study, tables, claims, mani
     assert page.one(class_="sentence").text == "It rose 2.40 times (ablated to zero)."
 
 
-@pytest.mark.parametrize(
-    ("verdict", "tone"), [("not measured", "tone-none"), ("fewer than 3 seeds", "tone-few")]
-)
+@pytest.mark.parametrize(("verdict", "tone"), [("not measured", "tone-none"), ("fewer than 3 seeds", "tone-few")])
 def test_verdicts_that_judge_nothing_look_neutral(study, claims, verdict, tone):
     told = claims | {"claims": [claims["claims"][0] | {"verdict": verdict}]}
     card = page_of(study, {}, told, {}).one("article")
@@ -235,14 +223,10 @@ def test_a_study_without_claims_says_so(tables, manifests):
 
 def test_missing_runs_seeds_and_conditions_are_named(study, tables, claims, manifests):
     part = dict(tables)
-    part["selectivity"] = tables["selectivity"].filter(
-        ~((pl.col("condition") == "early") & (pl.col("seed") == 1))
-    )
+    part["selectivity"] = tables["selectivity"].filter(~((pl.col("condition") == "early") & (pl.col("seed") == 1)))
     part["history"] = tables["history"].filter(pl.col("condition") != "late")
     page = page_of(study, part, claims, manifests)
-    assert (
-        "Condition “early” has no measurement of selectivity of seed 1." in page.one("section", id="F1").text
-    )
+    assert "Condition “early” has no measurement of selectivity of seed 1." in page.one("section", id="F1").text
     assert "Condition “late” has no training yet." in page.one("section", id="accuracy").text
 
 
@@ -308,9 +292,7 @@ def test_the_same_tables_give_the_same_bytes(written, study, tables, claims, man
     write_report(StudyFolder(tmp_path), study, tables, claims, manifests)
     files = sorted(path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file())
     again = sorted(
-        path.relative_to(tmp_path / "report").as_posix()
-        for path in (tmp_path / "report").rglob("*")
-        if path.is_file()
+        path.relative_to(tmp_path / "report").as_posix() for path in (tmp_path / "report").rglob("*") if path.is_file()
     )
     assert files == again
     assert len(files) == 17
@@ -334,10 +316,7 @@ def test_importing_the_report_is_light():
     heavy = ("torch", "matplotlib", "plotly", "jinja2")
     code = f"import sys, vestige.report.page; print([m for m in {heavy} if m in sys.modules])"
     assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
 
 

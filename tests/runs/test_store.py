@@ -30,9 +30,14 @@ from vestige.runs.tables import SCHEMAS, conform, empty
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "deep" / "file"
-    with pytest.raises(RuntimeError), writing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with writing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert list(path.parent.iterdir()) == []
     with writing(path) as temporary:
         temporary.write_text("whole")
@@ -166,16 +171,19 @@ def test_a_manifest_reads_as_it_was_written(tmp_path: Path):
 
 
 def test_conform_gives_the_schema_and_nothing_else():
-    frame = pl.DataFrame(
-        {"measure": ["cka"], "layer": ["l"], "other": ["logits"], "value": [1], "anchor": [None]}
-    )
-    identity = dict(
-        condition="b", seed=0, step=1, epoch=0.5, protocol="corrected", dataset="d", split="test", n=9
-    )
-    table = conform(frame, "linearity", **identity)
-    assert dict(table.schema) == {
-        n: (t() if isinstance(t, type) else t) for n, t in SCHEMAS["linearity"].items()
+    frame = pl.DataFrame({"measure": ["cka"], "layer": ["l"], "other": ["logits"], "value": [1], "anchor": [None]})
+    identity = {
+        "condition": "b",
+        "seed": 0,
+        "step": 1,
+        "epoch": 0.5,
+        "protocol": "corrected",
+        "dataset": "d",
+        "split": "test",
+        "n": 9,
     }
+    table = conform(frame, "linearity", **identity)
+    assert dict(table.schema) == {n: (t() if isinstance(t, type) else t) for n, t in SCHEMAS["linearity"].items()}
     assert table["seed"].to_list() == [0]
     assert empty("linearity").schema == table.schema
 

@@ -34,9 +34,7 @@ def test_agrees_with_scipy_stats(n):
     values = np.random.default_rng(n).gamma(2, size=n) - 1
     mean, error = values.mean(), stats.sem(values)
     interval = paired_t(values.tolist())
-    assert (interval.low, interval.high) == pytest.approx(
-        stats.t.interval(0.95, n - 1, mean, error), rel=1e-9
-    )
+    assert (interval.low, interval.high) == pytest.approx(stats.t.interval(0.95, n - 1, mean, error), rel=1e-9)
     assert upper_end(values.tolist()) == pytest.approx(mean + stats.t.ppf(0.95, n - 1) * error, rel=1e-9)
     for margin in (0.0, 0.3):
         greater = stats.ttest_1samp(values, margin, alternative="greater").pvalue

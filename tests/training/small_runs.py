@@ -38,9 +38,7 @@ def small_study(interventions=(), **settings):
 def train(study, folder: Path, condition="baseline", seed=0, **options):
     """Train a run in `folder` and return its folder."""
     run = RunFolder(folder)
-    train_run(
-        study, condition, seed, run, key=options.pop("key", KEY), settings={"made by": "a test"}, **options
-    )
+    train_run(study, condition, seed, run, key=options.pop("key", KEY), settings={"made by": "a test"}, **options)
     return run
 
 

@@ -148,9 +148,7 @@ def test_what_it_logs(mode):
         means = []
         for layer in layers:
             pooled_NU = state.activations[layer.node].mean((2, 3))
-            means.append(
-                sum(of_neuron(list(pooled_NU[:, u])).item() for u in range(layer.units)) / layer.units
-            )
+            means.append(sum(of_neuron(list(pooled_NU[:, u])).item() for u in range(layer.units)) / layer.units)
         return sum(means) / len(means)
 
     zeros = [(state.activations[layer.node] == 0).double().mean().item() for layer in layers]
@@ -165,9 +163,7 @@ def test_what_it_logs(mode):
 def test_its_labels_are_a_function_of_seed_and_step(mode):
     (penalty,) = build([make(mode)], LAYERS)
     labels = list(range(CLASSES)) * 5
-    drawn = [
-        penalty._labels(make_state(labels, seed=s, step=t)).tolist() for s, t in [(0, 0), (0, 1), (1, 0)]
-    ]
+    drawn = [penalty._labels(make_state(labels, seed=s, step=t)).tolist() for s, t in [(0, 0), (0, 1), (1, 0)]]
     torch.rand(7)  # whatever else is drawn meanwhile
     again = penalty._labels(make_state(labels, seed=0, step=0)).tolist()
     assert again == drawn[0]

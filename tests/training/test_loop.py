@@ -36,9 +36,7 @@ def baseline(tmp_path_factory):
 
 def test_weights_are_those_of_a_loop_written_out(baseline):
     """SGD with momentum and weight decay by hand: v = 0.9 v + g + wd w; w = w - lr v."""
-    study = small_study(
-        recipe={"schedule": "step", "step_epochs": [2], "warmup_epochs": 0.5, "nesterov": False}
-    )
+    study = small_study(recipe={"schedule": "step", "step_epochs": [2], "warmup_epochs": 0.5, "nesterov": False})
     data = DataConfig(limit=40, limit_test=30, channels=1)
     loader = TrainingLoader(open_images("digits", "train", data), data, 10, seed=0)
     model = build(ModelConfig(name="resnet8", width=8), classes=10, channels=1, size=8, seed=0)

@@ -52,11 +52,7 @@ def cut(material: Material, condition: str) -> Sample:
         if not steps:
             return f"no csi_cv of both conditions in steps ({window[0]}, {window[1]}]"
         below = _time_mean(base, steps, window[0])
-        return (
-            1 - _time_mean(arm, steps, window[0]) / below
-            if below > 0
-            else "the baseline's csi_cv is not positive"
-        )
+        return 1 - _time_mean(arm, steps, window[0]) / below if below > 0 else "the baseline's csi_cv is not positive"
 
     return collect(material.study.seeds, one)
 

@@ -44,9 +44,7 @@ class Material:
     def of(cls, study: StudyConfig, tables: Mapping[str, pl.DataFrame], classes: int | None) -> "Material":
         """Keep the rows that the claims are about: the study's seeds and split, the corrected protocol."""
         assert study.claims is not None
-        kept = {
-            kind: _rows(study, kind, tables) for kind in ("selectivity", "cumulative", "linearity", "history")
-        }
+        kept = {kind: _rows(study, kind, tables) for kind in ("selectivity", "cumulative", "linearity", "history")}
         return cls(study, study.claims, kept, classes or _classes_seen(kept["selectivity"]))
 
     def rows(self, kind: str, condition: str) -> pl.DataFrame:
@@ -139,9 +137,7 @@ def advantage_curves(cumulative: pl.DataFrame, value: str, stages: Sequence[str]
 def linearity_curves(linearity: pl.DataFrame, measure: str, layer: str = "logits") -> Curves:
     """One linearity measure of one condition through training."""
     return _as_curves(
-        linearity.filter(pl.col("measure") == measure, pl.col("layer") == layer).select(
-            "seed", "step", "value"
-        )
+        linearity.filter(pl.col("measure") == measure, pl.col("layer") == layer).select("seed", "step", "value")
     )
 
 

@@ -69,9 +69,7 @@ def name_seeds(left_out: Mapping[int, str]) -> str:
 def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
     """Why a table has no rows of a condition, and which command or field would give them."""
     if condition not in study.conditions:
-        return (
-            f"the study has no condition {condition!r}: add it to conditions, or name another in claims.roles"
-        )
+        return f"the study has no condition {condition!r}: add it to conditions, or name another in claims.roles"
     config, command = getattr(study.measurements, kind, None), "run `vestige run`"
     if kind != "history" and config is None:
         return f"measurements.{kind} is null in the study: give it settings and {command}"
@@ -163,9 +161,7 @@ def importance(material: Material) -> dict[str, Sample]:
         assert last is not None
         assert material.classes is not None
         curves = advantage_curves(rows, value, _inner_scopes(material, rows), material.classes)
-        samples |= dict(
-            zip(names, _early_and_final(material, curves, last, "no judgeable curve"), strict=True)
-        )
+        samples |= dict(zip(names, _early_and_final(material, curves, last, "no judgeable curve"), strict=True))
     return samples
 
 
@@ -178,9 +174,7 @@ def linearity(material: Material) -> dict[str, Sample]:
     if rows.is_empty() or last is None:
         return _all_missing((*middles, *shares), why_absent(material.study, "linearity", baseline))
     midpoint, kalimeris = linearity_curves(rows, "midpoint"), linearity_curves(rows, KALIMERIS)
-    samples = (
-        _midpoints(material, midpoint, last) if midpoint else _all_missing(middles, _no_measure("midpoint"))
-    )
+    samples = _midpoints(material, midpoint, last) if midpoint else _all_missing(middles, _no_measure("midpoint"))
     if not kalimeris:
         return samples | _all_missing(shares, _no_measure(KALIMERIS))
     early, change, final = _early_and_final(material, kalimeris, last, "no Kalimeris share")
@@ -209,9 +203,7 @@ def suggest_early_window(selectivity: pl.DataFrame, condition: str = "baseline")
     return next((step for step in shared if step > peak and mean[step] <= halfway), None)
 
 
-def _early_and_final(
-    material: Material, curves: Curves, last: int, lack: str
-) -> tuple[Sample, Sample, Sample]:
+def _early_and_final(material: Material, curves: Curves, last: int, lack: str) -> tuple[Sample, Sample, Sample]:
     """Mean over the early window, that minus the final value, and the final value."""
     window, seeds = material.claims.early_window, material.study.seeds
 

@@ -47,9 +47,7 @@ def judge_study(
     material = Material.of(study, tables, classes)
     claims = registered(study)
     samples = {claim.id: EVIDENCE[claim.id](material) for claim in claims}
-    judged = [
-        [judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims
-    ]
+    judged = [[judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims]
     adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
     return {
         "version": CLAIMS_VERSION,

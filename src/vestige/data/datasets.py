@@ -238,9 +238,7 @@ def _one_size(source: Source, doing: str) -> bool:
     return all(read_size(source, i, doing) == first for i in range(1, len(source.labels)))
 
 
-def _viewer(
-    source: Source, config: DataConfig, shape: tuple[int, int, int], doing: str
-) -> Callable[[int], Tensor]:
+def _viewer(source: Source, config: DataConfig, shape: tuple[int, int, int], doing: str) -> Callable[[int], Tensor]:
     """Index to evaluation view, of the given shape."""
 
     def view(i: int) -> Tensor:
@@ -268,9 +266,7 @@ def _crop(image: Tensor, draws: np.ndarray, size: int) -> Tensor:
     return cut(image, crop_box(draws, image.shape[1], image.shape[2]), size)
 
 
-def _fill(
-    out: Tensor, indices: Indices | range, make: Callable[[int], Tensor], pool: ThreadPoolExecutor
-) -> None:
+def _fill(out: Tensor, indices: Indices | range, make: Callable[[int], Tensor], pool: ThreadPoolExecutor) -> None:
     """Write the image of each index into its row, by threads."""
 
     def work(start: int) -> None:

@@ -53,9 +53,7 @@ def split_spec(spec: str) -> Spec:
     """
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:
-        raise DataError(
-            f"reading the data {spec!r}", found=f"unknown kind {kind!r}", remedy=_better(spec, kind)
-        )
+        raise DataError(f"reading the data {spec!r}", found=f"unknown kind {kind!r}", remedy=_better(spec, kind))
     name, path = "", rest
     if kind == "torchvision":
         name, _, path = rest.partition(":")
@@ -126,9 +124,7 @@ def locate(spec: str, split: str) -> Path:
     if kind == "parquet" and not path.is_file():
         raise DataError(doing, found=f"{path} is a folder", remedy="Give one Parquet file")
     if kind != "parquet" and not path.is_dir():
-        raise DataError(
-            doing, found=f"{path} is not a folder", remedy="Give the folder that holds the images"
-        )
+        raise DataError(doing, found=f"{path} is not a folder", remedy="Give the folder that holds the images")
     if kind == "torchvision" and not any(path.glob(TORCHVISION[name])):
         raise DataError(
             doing,

@@ -38,9 +38,7 @@ def parquet_source(path: Path, doing: str) -> Source:
         images = images.flatten()[images.type.get_field_index("bytes")]
     if images.null_count:
         row = images.is_null().to_pylist().index(True)
-        raise DataError(
-            doing, found=f"row {row} of {path} holds no image bytes", remedy="Embed the images in the file"
-        )
+        raise DataError(doing, found=f"row {row} of {path} holds no image bytes", remedy="Embed the images in the file")
     labels, names = _labels(table["label"], schema, path, doing)
     chunks = images.chunks
     starts = np.cumsum([0, *map(len, chunks)])
@@ -82,9 +80,7 @@ def _field(kind: pa.DataType) -> pa.Field | None:
     return next((field for field in kind if field.name == "bytes"), None)
 
 
-def _labels(
-    column: pa.ChunkedArray, schema: pa.Schema, path: Path, doing: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(column: pa.ChunkedArray, schema: pa.Schema, path: Path, doing: str) -> tuple[np.ndarray, tuple[str, ...]]:
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise DataError(doing, found=f"row {row} of {path} has no label", remedy="Label it, or remove it")

@@ -93,9 +93,7 @@ def folder_source(root: Path, doing: str) -> Source:
             )
         paths += files
         labels += [label] * len(files)
-    source = Source(
-        tuple(classes), np.array(labels), lambda i: Path(paths[i]).read_bytes(), paths.__getitem__
-    )
+    source = Source(tuple(classes), np.array(labels), lambda i: Path(paths[i]).read_bytes(), paths.__getitem__)
     for i, path in enumerate(paths):
         if Path(path).suffix.lower() not in EXTENSIONS:
             read_size(source, i, doing)
@@ -128,9 +126,7 @@ def torchvision_source(name: str, root: Path, split: str, doing: str) -> Source:
             found=" ".join(str(error).split()),
             remedy=f"Download torchvision's {name} there first: vestige never downloads",
         ) from error
-    labels = next(
-        (getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None
-    )
+    labels = next((getattr(images, key) for key in ("targets", "labels", "_labels") if hasattr(images, key)), None)
     if labels is None:
         labels = [images[i][1] for i in range(len(images))]
     labels = np.array(labels, dtype=np.int64)
@@ -153,6 +149,4 @@ def read_size(source: Source, i: int, doing: str) -> tuple[int, int]:
 def not_an_image(where: str, error: Exception, doing: str) -> DataError:
     """The error for a file that is no image."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(
-        doing, found=f"{where} is not an image that can be read ({reason})", remedy="Replace or remove it"
-    )
+    return DataError(doing, found=f"{where} is not an image that can be read ({reason})", remedy="Replace or remove it")

@@ -32,9 +32,7 @@ class Stream(IntEnum):
     DIGITS_SPLIT = 4
 
 
-def uniform(
-    seed: int, epoch: int, indices: ArrayLike, stream: int, shape: tuple[int, ...] = ()
-) -> np.ndarray:
+def uniform(seed: int, epoch: int, indices: ArrayLike, stream: int, shape: tuple[int, ...] = ()) -> np.ndarray:
     """Uniform numbers in [0, 1) that depend on nothing but the arguments: a counter-based generator.
 
     Each argument in turn advances a splitmix64 state by a multiple of its increment and is mixed in by its
@@ -130,8 +128,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
       (B, C, H, W) float32.
     """
     mean_C11, std_C11 = (
-        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
-        for values in (mean, std)
+        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None] for values in (mean, std)
     )
     return images.float().div_(255).sub_(mean_C11).div_(std_C11)
 

@@ -54,9 +54,7 @@ def ablate_cumulatively(
     check_values(config.values, doing=_DOING)
     points = list(_points(config))
     scopes = [s for wanted in config.scopes for s in (stages(network.layers) if wanted == "stages" else (ALL,))]
-    curves = [
-        _Curves.of(network, scope, value, ranking, points) for scope in scopes for value in config.values
-    ]
+    curves = [_Curves.of(network, scope, value, ranking, points) for scope in scopes for value in config.values]
     images = 0
     for tile in tiles:
         check_labels(tile.labels[: tile.valid], network.classes, doing=_DOING)
@@ -107,17 +105,13 @@ class _Curves:
         self.correct = torch.zeros_like(self.loss)
 
     @classmethod
-    def of(
-        cls, network: Network, scope: str, value: str, ranking: Ranking, points: Sequence[_Point]
-    ) -> "_Curves":
+    def of(cls, network: Network, scope: str, value: str, ranking: Ranking, points: Sequence[_Point]) -> "_Curves":
         layers = [layer for layer in network.layers if scope in (ALL, layer.stage)]
         chosen_KU = [_chosen(layer, ranking, points) for layer in layers]
         # Sorted, so that the empty set comes first.
         different_SU, set_K = torch.cat(chosen_KU, 1).unique(dim=0, return_inverse=True)
         keep, write = {}, {}
-        for layer, chosen_SU in zip(
-            layers, different_SU.split([layer.units for layer in layers], 1), strict=True
-        ):
+        for layer, chosen_SU in zip(layers, different_SU.split([layer.units for layer in layers], 1), strict=True):
             keep[layer.node] = 1.0 - chosen_SU
             write[layer.node] = chosen_SU * replacement(value, ranking.mean[layer.name].cpu())
         axis = {layer.node: layer.axis for layer in layers}
@@ -167,10 +161,7 @@ def _chosen(layer: Layer, ranking: Ranking, points: Sequence[_Point]) -> Tensor:
     csi_U, mean_U = ranking.csi[layer.name].cpu().numpy(), ranking.mean[layer.name].cpu().numpy()
     chosen_KU = np.zeros((len(points), layer.units))
     curves = dict.fromkeys((point.order, point.draw) for point in points)
-    first = {
-        (order, draw): replaced_first(order, csi_U, mean_U, layer=layer.name, draw=draw)
-        for order, draw in curves
-    }
+    first = {(order, draw): replaced_first(order, csi_U, mean_U, layer=layer.name, draw=draw) for order, draw in curves}
     for chosen_U, point in zip(chosen_KU, points, strict=True):
         chosen_U[first[point.order, point.draw][: int(point.fraction * layer.units + 0.5)]] = 1
     return torch.from_numpy(chosen_KU)

@@ -148,10 +148,7 @@ class _Sample:
 
 def _pooled(network: Network, tile: Tile) -> dict[str, Tensor]:
     logits_TC, activations = network.forward(tile.inputs)
-    values = {
-        layer.name: pooled(activations[layer.name], layer.axis, dtype=torch.float64)
-        for layer in network.layers
-    }
+    values = {layer.name: pooled(activations[layer.name], layer.axis, dtype=torch.float64) for layer in network.layers}
     values[LOGITS] = logits_TC.double()
     return {name: values_TU[: tile.valid].cpu() for name, values_TU in values.items()}
 

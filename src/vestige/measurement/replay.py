@@ -100,10 +100,7 @@ class Replay:
             yield logits_PC[: total - start]
 
     def _run(self, held: Held, images_P: Tensor, edits: Edits) -> Tensor:
-        values = [
-            _taken(value, images_P) if name in self._per_image else value
-            for name, value in held.values.items()
-        ]
+        values = [_taken(value, images_P) if name in self._per_image else value for name, value in held.values.items()]
         if edits.keys() == {self.node}:
             return self._suffix.module(edits[self.node](values[0]), *values[1:])
         return _Editing(self._suffix.module, edits).run(*values)

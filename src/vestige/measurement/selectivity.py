@@ -213,8 +213,7 @@ def _against_null(csi_U: Tensor, null_PU: Tensor) -> dict[str, Tensor]:
 def _split_half(activations_NU: Tensor, labels_N: Tensor, classes: int) -> dict[str, Tensor]:
     half_N = alternate_halves(labels_N)
     a_CU, b_CU = (
-        formulas.class_means(activations_NU[half_N == half], labels_N[half_N == half], classes)
-        for half in (0, 1)
+        formulas.class_means(activations_NU[half_N == half], labels_N[half_N == half], classes) for half in (0, 1)
     )
     if (labels_N.bincount() >= 2).sum() < 2:
         nan_U = activations_NU.new_full(activations_NU.shape[1:], torch.nan)

@@ -151,9 +151,7 @@ class Graph:
         new, copies, captured = fx.Graph(), {}, {}
         for node in self.module.graph.nodes:
             if node.op == "output":
-                new.output(
-                    (map_arg(node.args[0], copies.__getitem__), {name: captured[name] for name in names})
-                )
+                new.output((map_arg(node.args[0], copies.__getitem__), {name: captured[name] for name in names}))
             else:
                 captured[node.name] = copy_protecting(node, new, copies, self.module, keep)
         return fx.GraphModule(self.module, new, "Capturing")

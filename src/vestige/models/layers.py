@@ -134,8 +134,7 @@ def _block_names(paths: Sequence[str]) -> list[str]:
     """The module that each ReLU stands in; its own path where two stand in one, or it stands in none."""
     parents = [path.rpartition(".")[0] for path in paths]
     return [
-        parent if parent and parents.count(parent) == 1 else path
-        for path, parent in zip(paths, parents, strict=True)
+        parent if parent and parents.count(parent) == 1 else path for path, parent in zip(paths, parents, strict=True)
     ]
 
 

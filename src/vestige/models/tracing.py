@@ -94,9 +94,7 @@ def overwritten(node: fx.Node, root: nn.Module) -> fx.Node | None:
         case "call_module":
             in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
         case "call_function":
-            in_place = (
-                node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True or _underscored(node)
-            )
+            in_place = node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True or _underscored(node)
         case "call_method":
             in_place = _underscored(node)
         case _:

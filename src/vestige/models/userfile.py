@@ -121,9 +121,7 @@ def _beside(file: Path):
 
 def _where(error: BaseException, file: Path) -> str:
     """An error and the line of the user's file that it came from."""
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
-    ]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         lines.append(error.lineno)
     place = f" in line {lines[-1]}" if lines else ""

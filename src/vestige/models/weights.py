@@ -43,8 +43,7 @@ def read_weights(path: Path | str) -> dict[str, Any]:
         raise ModelError(
             f"reading weights {path}",
             found=f"it is damaged, or holds more than tensors and plain values ({_first_line(error)})",
-            remedy="Get it anew, or save the state_dict alone where it was made: "
-            "torch.save(model.state_dict(), FILE)",
+            remedy="Get it anew, or save the state_dict alone where it was made: torch.save(model.state_dict(), FILE)",
         ) from error
     except Exception as error:
         raise ModelError(
@@ -94,9 +93,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals(
-        [argparse.Namespace]
-    ):  # training scripts keep their arguments beside
+    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

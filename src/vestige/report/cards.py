@@ -192,11 +192,7 @@ def _beside(entry: Any) -> tuple[str, str]:
 
 def _with_interval(entry: Mapping[str, Any]) -> str:
     unit, low, high = entry.get("unit") or "", entry.get("low"), entry.get("high")
-    ends = (
-        f" [{amount(low, unit, short=True)}, {amount(high, unit, short=True)}]"
-        if None not in (low, high)
-        else ""
-    )
+    ends = f" [{amount(low, unit, short=True)}, {amount(high, unit, short=True)}]" if None not in (low, high) else ""
     note = f" — {entry['note']}" if entry.get("note") else ""
     return f"{amount(entry['estimate'], unit)}{ends}{note}"
 

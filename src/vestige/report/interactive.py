@@ -54,9 +54,7 @@ def _traces(mark: Mark, keys: dict[str, Key], panel: Panel, scale: StepScale) ->
     shown = "%{y:.1%}" if panel.y.percent else "%{y:.4~g}"
     if isinstance(mark, Points):
         texts = [_plain(text) for text in mark.texts] or [""] * len(x)
-        look = (
-            {"size": 11, "opacity": 1, "line": {"width": 1.5}} if mark.big else {"size": 4.5, "opacity": 0.5}
-        )
+        look = {"size": 11, "opacity": 1, "line": {"width": 1.5}} if mark.big else {"size": 4.5, "opacity": 0.5}
         where = "" if panel.x.kind == "names" else "<br>%{x:.4~g}, "
         hover = f"<b>{_plain(mark.key)}</b><br>%{{text}}{where or '<br>'}{shown}<extra></extra>"
         return [

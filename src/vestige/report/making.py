@@ -61,11 +61,7 @@ def intervention(config: InterventionConfig) -> str:
     verb = "suppresses" if config.alpha < 0 else "raises"
     labels = "" if config.labels == "true" else ", labels permuted in every batch"
     where = f", in {names(list(config.stages))}" if config.stages else ""
-    estimator = (
-        f", estimator {config.estimator}"
-        if config.kind == "selectivity" and config.estimator != "mean"
-        else ""
-    )
+    estimator = f", estimator {config.estimator}" if config.kind == "selectivity" and config.estimator != "mean" else ""
     return f"{verb} {what}, α = {_alpha(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
 
 
@@ -89,9 +85,7 @@ def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest])
         if limit
     ]
     training = sum(manifest.seconds for manifest in manifests.values())
-    measuring = sum(
-        artifact.seconds for manifest in manifests.values() for artifact in manifest.artifacts.values()
-    )
+    measuring = sum(artifact.seconds for manifest in manifests.values() for artifact in manifest.artifacts.values())
     return tuple(
         (name, value)
         for name, value in (
@@ -123,9 +117,7 @@ def _early_window(study: StudyConfig) -> str:
     if study.claims is None:
         return ""
     pilots = [str(seed) for seed in study.claims.pilot_seeds]
-    return f"steps 0 to {study.claims.early_window}" + (
-        f", from pilot seeds {names(pilots)}" if pilots else ""
-    )
+    return f"steps 0 to {study.claims.early_window}" + (f", from pilot seeds {names(pilots)}" if pilots else "")
 
 
 def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...]:
@@ -133,9 +125,7 @@ def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...
         return condition, str(seed), "not begun", "–", "–", "–"
     steps = f"{max(manifest.checkpoints):,}".replace(",", "\u202f") if manifest.checkpoints else "–"
     parent = (
-        f"{manifest.parent['condition']} at step {manifest.parent['step']}"
-        if manifest.parent
-        else "initialisation"
+        f"{manifest.parent['condition']} at step {manifest.parent['step']}" if manifest.parent else "initialisation"
     )
     done = "complete" if manifest.complete else "unfinished"
     return condition, str(seed), done, steps, parent, duration(manifest.seconds)

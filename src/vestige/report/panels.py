@@ -167,9 +167,7 @@ class StepScale:
         """Step 0, and powers of ten (with 3s or 2s and 5s where those are few)."""
         decades = range(math.floor(math.log10(self.first)), math.ceil(math.log10(self.last)) + 1)
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            steps = [
-                f * 10**d for d in decades if d >= 0 for f in factors if self.first <= f * 10**d <= self.last
-            ]
+            steps = [f * 10**d for d in decades if d >= 0 for f in factors if self.first <= f * 10**d <= self.last]
             if len(steps) < most:
                 return [0, *steps]
         return [0, *steps]

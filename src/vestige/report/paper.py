@@ -89,9 +89,7 @@ def draw(view: View, scale: StepScale) -> "Sheet":
         _draw_panel(axes, panel, slots, scale, last_row=place > len(panels) - columns)
     if view.keys:
         handles = [_handle(key, panels) for key in view.keys] + _early(panels)
-        sheet.legend(
-            handles=_by_rows(handles, across), loc="outside lower left", ncols=across, handlelength=2.2
-        )
+        sheet.legend(handles=_by_rows(handles, across), loc="outside lower left", ncols=across, handlelength=2.2)
     sheet.draw_without_rendering()
     sheet.set_layout_engine("none")  # laid out once, for both files
     return sheet
@@ -114,9 +112,7 @@ def _height(panel: Panel) -> float:
     return _HEIGHT + (0.35 if panel.x.kind == "names" else 0)
 
 
-def _draw_panel(
-    axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepScale, *, last_row: bool
-) -> None:
+def _draw_panel(axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepScale, *, last_row: bool) -> None:
     axes.set_title(panel.title + ("\n" if panel.subtitle else ""))
     if panel.subtitle:
         axes.annotate(
@@ -126,9 +122,7 @@ def _draw_panel(
     if panel.shade and panel.x.kind == "steps":
         axes.axvspan(scale(panel.shade[0]), scale(panel.shade[1]), color=_SHADE, zorder=0, linewidth=0)
     for level, name in panel.levels:
-        (axes.axvline if panel.y.kind == "names" else axes.axhline)(
-            level, color="#8b949e", linewidth=0.8, zorder=1
-        )
+        (axes.axvline if panel.y.kind == "names" else axes.axhline)(level, color="#8b949e", linewidth=0.8, zorder=1)
         if name:
             axes.annotate(
                 name, (1, level), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -149,9 +143,7 @@ def _draw_mark(
         return
     x = [scale(step) for step in mark.x] if scale else list(mark.x)
     if isinstance(mark, Band):
-        axes.fill_between(
-            x, _gaps(mark.low), _gaps(mark.high), color=colour, alpha=0.13, linewidth=0, zorder=1
-        )
+        axes.fill_between(x, _gaps(mark.low), _gaps(mark.high), color=colour, alpha=0.13, linewidth=0, zorder=1)
     elif isinstance(mark, Points):
         size = (
             {"s": 26, "linewidths": 0.8, "edgecolors": "white"}
@@ -189,9 +181,7 @@ def _draw_interval(axes: "Axes", mark: Interval, colour: str) -> None:
             zorder=2,
         )
     if mark.estimate is not None:
-        axes.plot(
-            [mark.estimate], [mark.y], "D", color=colour, markersize=5, markeredgecolor="white", zorder=4
-        )
+        axes.plot([mark.estimate], [mark.y], "D", color=colour, markersize=5, markeredgecolor="white", zorder=4)
 
 
 def _dress_axes(axes: "Axes", panel: Panel, scale: StepScale, *, last_row: bool) -> None:

@@ -96,9 +96,7 @@ def update_manifest(run: RunFolder, **changes: Any) -> Manifest:
 def record_artifacts(run: RunFolder, key: str, paths: list[Path], seconds: float) -> None:
     """Name artifacts in the manifest, after their files are on disk."""
     share = seconds / len(paths)
-    update_manifest(
-        run, artifacts={p.relative_to(run.path).as_posix(): Artifact.of(p, key, share) for p in paths}
-    )
+    update_manifest(run, artifacts={p.relative_to(run.path).as_posix(): Artifact.of(p, key, share) for p in paths})
 
 
 @cache

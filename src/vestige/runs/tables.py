@@ -110,9 +110,7 @@ def conform(frame: pl.DataFrame, kind: str, **identity: Any) -> pl.DataFrame:
       `<intervention>.<quantity>`, behind them.
     """
     schema = SCHEMAS[kind]
-    frame = frame.with_columns(
-        pl.lit(value, dtype=schema[name]).alias(name) for name, value in identity.items()
-    )
+    frame = frame.with_columns(pl.lit(value, dtype=schema[name]).alias(name) for name, value in identity.items())
     extra = [name for name in frame.columns if name not in schema] if kind == "history" else []
     types: Mapping[str, Any] = schema | dict.fromkeys(extra, pl.Float64)
     return frame.select(pl.col(name).cast(dtype) for name, dtype in types.items())

@@ -71,9 +71,7 @@ def remember(plan: Plan, folder: StudyFolder) -> None:
             steps = plan.total_steps - _first_step(plan, unit)
             seen.setdefault(_training_rate(plan), []).append(manifest.seconds / steps)
         for job in plan.jobs(unit.condition):
-            made = [
-                manifest.artifacts.get(f"{job.tables[0]}/step-{s:08d}.parquet") for s in manifest.checkpoints
-            ]
+            made = [manifest.artifacts.get(f"{job.tables[0]}/step-{s:08d}.parquet") for s in manifest.checkpoints]
             seen.setdefault(_job_rate(plan, job), []).extend(a.seconds * len(job.tables) for a in made if a)
     rates = {signature: sum(values) / len(values) for signature, values in seen.items() if values}
 

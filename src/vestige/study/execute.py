@@ -87,9 +87,7 @@ def execute(
 class _Schedule:
     """Which units run, which wait for what, and which are held by another process."""
 
-    def __init__(
-        self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener
-    ):
+    def __init__(self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener):
         self.plan, self.pool, self.workers, self.listener = plan, pool, workers, listener
         self.pending = todo
         self.unfinished = set(todo)

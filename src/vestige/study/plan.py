@@ -227,8 +227,7 @@ class Plan:
             manifest.complete
             and manifest.key == self.training_key(unit)
             and all(
-                entry[1].is_whole(run.checkpoint(step), verify=verify)
-                for step, entry in manifest.checkpoints.items()
+                entry[1].is_whole(run.checkpoint(step), verify=verify) for step, entry in manifest.checkpoints.items()
             )
             and all(
                 manifest.has(run, run.state(onset), manifest.key, verify=verify)

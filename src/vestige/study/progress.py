@@ -52,9 +52,7 @@ class _Counting(Listener):
     def waiting(self, unit: Unit) -> None:
         if not self._said_waiting:
             self._said_waiting = True
-            self.say(
-                f"another vestige is at work on this study (now on {unit.name}); sharing the work with it"
-            )
+            self.say(f"another vestige is at work on this study (now on {unit.name}); sharing the work with it")
 
     def say(self, text: str) -> None:
         """Print one line."""

@@ -69,9 +69,7 @@ def gather(plan: Plan, folder: StudyFolder) -> dict[str, pl.DataFrame]:
             ]
             if paths:
                 parts[job.kind].append(pl.read_parquet(paths, hive_partitioning=False))
-    return {
-        kind: pl.concat(tables, how="diagonal") if tables else empty(kind) for kind, tables in parts.items()
-    }
+    return {kind: pl.concat(tables, how="diagonal") if tables else empty(kind) for kind, tables in parts.items()}
 
 
 def _manifests(plan: Plan, folder: StudyFolder) -> dict[tuple[str, int], Manifest]:

@@ -50,9 +50,7 @@ def shipped_studies() -> Iterator[tuple[str, str, str]]:
         yield name, study.description, _cost(plan, plan.units, None, calibration)
 
 
-def _cost(
-    plan: Plan, units: "tuple[Unit, ...] | list[Unit]", folder: StudyFolder | None, calibration: dict
-) -> str:
+def _cost(plan: Plan, units: "tuple[Unit, ...] | list[Unit]", folder: StudyFolder | None, calibration: dict) -> str:
     seconds = cost.core_seconds(plan, units, folder, calibration.get("rates", {}))
     if seconds is None:
         return NOT_CALIBRATED

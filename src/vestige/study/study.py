@@ -180,18 +180,13 @@ def shipped() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def missing_units(
-    plan: Plan, folder: StudyFolder, units: Iterable[Unit], *, verify: bool = False
-) -> list[Unit]:
+def missing_units(plan: Plan, folder: StudyFolder, units: Iterable[Unit], *, verify: bool = False) -> list[Unit]:
     """The units that are not done, in their order."""
     manifests = {
-        (unit.condition, unit.seed): read_manifest(folder.run(unit.condition, unit.seed))
-        for unit in plan.units
+        (unit.condition, unit.seed): read_manifest(folder.run(unit.condition, unit.seed)) for unit in plan.units
     }
     return [
-        unit
-        for unit in units
-        if not plan.is_done(unit, folder, manifests[unit.condition, unit.seed], verify=verify)
+        unit for unit in units if not plan.is_done(unit, folder, manifests[unit.condition, unit.seed], verify=verify)
     ]
 
 

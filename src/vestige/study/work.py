@@ -84,9 +84,7 @@ def _refuse_damaged(run: RunFolder, manifest: Manifest) -> None:
     for step, (_, artifact) in manifest.checkpoints.items():
         path = run.checkpoint(step)
         if path.exists() and not artifact.is_whole(path, verify=True):
-            raise damaged(
-                path, f"{path.stat().st_size} bytes that are not the {artifact.size} that were written"
-            )
+            raise damaged(path, f"{path.stat().st_size} bytes that are not the {artifact.size} that were written")
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,7 @@ class _Bench:
         path = self.run.checkpoint(self.unit.step)
         artifact = self.manifest.checkpoints[self.unit.step][1]
         if not artifact.is_whole(path, verify=True):
-            raise damaged(
-                path, "its hash is not the one that was recorded" if path.exists() else "it is gone"
-            )
+            raise damaged(path, "its hash is not the one that was recorded" if path.exists() else "it is gone")
         return read_tensors(path)[0]
 
     def images(self, split: Split) -> ImageSet:

@@ -118,9 +118,7 @@ class Keeper:
         logger.warning("%s was made %s: training begins anew", self.run.path, cause)
         for path in self.run.state(0).parent.glob("step-*.safetensors"):
             path.unlink(missing_ok=True)
-        update_json(
-            self.run.manifest, lambda stored: {**_without_states(stored), "checkpoints": [], "seconds": 0.0}
-        )
+        update_json(self.run.manifest, lambda stored: {**_without_states(stored), "checkpoints": [], "seconds": 0.0})
         return Manifest()
 
     def _states(self, manifest: Manifest) -> list[tuple[int, Artifact]]:
@@ -182,9 +180,7 @@ class Keeper:
             complete=complete,
             seconds=round(self.seconds, 3),
             made=provenance(),
-            artifacts={
-                path.relative_to(self.run.path).as_posix(): artifact for path, artifact in made.items()
-            },
+            artifacts={path.relative_to(self.run.path).as_posix(): artifact for path, artifact in made.items()},
             **changes,
         )
 

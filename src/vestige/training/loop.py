@@ -196,11 +196,7 @@ def _look(meter: Meter, keeper: Keeper) -> None:
 
 def _diverged(step: int, lr: float, keeper: Keeper, found: str) -> TrainingError:
     good = keeper.last_good
-    last = (
-        "there is no earlier checkpoint"
-        if good is None
-        else f"the last good checkpoint is that of step {good}"
-    )
+    last = "there is no earlier checkpoint" if good is None else f"the last good checkpoint is that of step {good}"
     return TrainingError(
         f"training {keeper.condition!r}, seed {keeper.seed}, at step {step}",
         found=f"{found}, at learning rate {lr:g}; {last}",

@@ -28,9 +28,7 @@ def choose_device(name: str) -> torch.device:
             doing, found="torch knows no such device", remedy="Choose one of 'auto', 'cpu', 'cuda', 'cuda:1'"
         ) from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(
-            doing, found=f"vestige does not train on {device.type!r}", remedy="Choose 'cpu' or 'cuda'"
-        )
+        raise ConfigError(doing, found=f"vestige does not train on {device.type!r}", remedy="Choose 'cpu' or 'cuda'")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
         raise ConfigError(doing, found=f"torch sees {count} GPUs here", remedy="Choose 'cpu' or 'auto'")

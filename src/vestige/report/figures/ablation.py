@@ -61,18 +61,12 @@ def areas(frame: pl.DataFrame, classes: int | None) -> pl.DataFrame:
         return pl.DataFrame()
     by = [*_RUN, "order", "scope", "value"]
     grouped = (
-        frame.sort("fraction", maintain_order=True)
-        .group_by([*by, "draw"], maintain_order=True)
-        .agg("fraction", "top1")
+        frame.sort("fraction", maintain_order=True).group_by([*by, "draw"], maintain_order=True).agg("fraction", "top1")
     )
     pairs = zip(grouped["fraction"].to_list(), grouped["top1"].to_list(), strict=True)
     area = [_area(fractions, top1, classes) for fractions, top1 in pairs]
-    found = grouped.drop("fraction", "top1").with_columns(
-        area=pl.Series(area, dtype=pl.Float64).fill_nan(None)
-    )
-    return (
-        found.group_by(by, maintain_order=True).agg(pl.col("area").mean()).sort("step", maintain_order=True)
-    )
+    found = grouped.drop("fraction", "top1").with_columns(area=pl.Series(area, dtype=pl.Float64).fill_nan(None))
+    return found.group_by(by, maintain_order=True).agg(pl.col("area").mean()).sort("step", maintain_order=True)
 
 
 def _area(fractions: list[float], top1: list[float | None], classes: int) -> float:
@@ -125,11 +119,7 @@ def join_selectivity(source: Source) -> pl.DataFrame:
     measured = source.table("selectivity")
     protocol = "corrected" if "corrected" in measured["protocol"] else "faithful"
     keys = ["condition", "seed", "step", "stage", "layer", "neuron"]
-    chosen = (
-        measured.filter(protocol=protocol)
-        .filter(~pl.col("dead").fill_null(False))
-        .select(*keys, "csi", "csi_cv")
-    )
+    chosen = measured.filter(protocol=protocol).filter(~pl.col("dead").fill_null(False)).select(*keys, "csi", "csi_cv")
     return source.table("ablation").join(chosen, on=keys, how="inner", maintain_order="left")
 
 
@@ -146,24 +136,18 @@ def _area_views(source: Source, rows: pl.DataFrame) -> tuple[View, ...]:
             keys = tuple(key for order, key in ORDERS.items() if order in part["order"])
             first = condition == source.baseline and chosen == before
             views.append(
-                View(
-                    f"{condition} · {name}", _area_panels(source, part), keys, "F2-ablation" if first else ""
-                )
+                View(f"{condition} · {name}", _area_panels(source, part), keys, "F2-ablation" if first else "")
             )
     return tuple(views)
 
 
 def _area_panels(source: Source, rows: pl.DataFrame) -> tuple[Panel, ...]:
-    named = rows.with_columns(
-        order=pl.col("order").replace({order: key.name for order, key in ORDERS.items()})
-    )
+    named = rows.with_columns(order=pl.col("order").replace({order: key.name for order, key in ORDERS.items()}))
     ranks = {key.name: rank for rank, key in enumerate(ORDERS.values())}
     panels = []
     for value in (value for value in VALUES if value in rows["value"]):
         own = named.filter(value=value)
-        own = own.sort(
-            pl.col("order").replace_strict(ranks, default=9, return_dtype=pl.Int32), maintain_order=True
-        )
+        own = own.sort(pl.col("order").replace_strict(ranks, default=9, return_dtype=pl.Int32), maintain_order=True)
         lines = curves(own, "order", "area")
         panels.append(
             Panel(
@@ -215,11 +199,7 @@ def _early_step(source: Source, rows: pl.DataFrame) -> int:
     if measured.is_empty():
         return steps[0]
     mean = (
-        stage_means(layer_means(measured), ())
-        .group_by("step")
-        .agg(pl.col("csi_cv").mean())
-        .drop_nulls()
-        .sort("step")
+        stage_means(layer_means(measured), ()).group_by("step").agg(pl.col("csi_cv").mean()).drop_nulls().sort("step")
     )
     return steps[0] if mean.is_empty() else mean["step"][mean["csi_cv"].arg_max() or 0]
 
@@ -231,19 +211,12 @@ def _cloud(source: Source, rows: pl.DataFrame, title: str) -> Panel:
             stage,
             own["csi"].to_list(),
             own["loss_delta"].to_list(),
-            [
-                f"{layer}, neuron {n}, seed {s}"
-                for layer, n, s in own.select("layer", "neuron", "seed").iter_rows()
-            ],
+            [f"{layer}, neuron {n}, seed {s}" for layer, n, s in own.select("layer", "neuron", "seed").iter_rows()],
         )
         for stage in source.layers
         if not (own := shown.filter(stage=stage)).is_empty()
     )
-    part = (
-        f"{shown.height} of {rows.height} neurons shown"
-        if shown.height < rows.height
-        else f"{rows.height} neurons"
-    )
+    part = f"{shown.height} of {rows.height} neurons shown" if shown.height < rows.height else f"{rows.height} neurons"
     return Panel(
         title,
         Axis("CSI of the neuron", floor=0.0),
@@ -263,9 +236,7 @@ def _ranks(source: Source, rows: pl.DataFrame) -> Table:
         pl.col("loss_delta").mean(),
         pl.corr("csi", "loss_delta", method="spearman").fill_nan(None).alias("rho"),
     )
-    means = by_seed.group_by("layer").agg(
-        pl.col("neurons").max(), pl.col("loss_delta").mean(), pl.col("rho").mean()
-    )
+    means = by_seed.group_by("layer").agg(pl.col("neurons").max(), pl.col("loss_delta").mean(), pl.col("rho").mean())
     found = {row[0]: row for row in means.iter_rows()}
     order = [layer for layers in source.layers.values() for layer in layers if layer in found]
     header = ("layer", "neurons", "mean change of loss", "Spearman r of CSI and change (mean over seeds)")

@@ -50,11 +50,7 @@ def accuracy(source: Source) -> Figure:
 def final_accuracy(test: pl.DataFrame) -> pl.DataFrame:
     """Final accuracy of each condition and seed: the mean of the last checkpoints."""
     ordered = test.sort("step", maintain_order=True)
-    return (
-        ordered.group_by("condition", "seed", maintain_order=True)
-        .agg(pl.col("top1").tail(LAST).mean())
-        .sort("seed")
-    )
+    return ordered.group_by("condition", "seed", maintain_order=True).agg(pl.col("top1").tail(LAST).mean()).sort("seed")
 
 
 def _through(source: Source, rows: pl.DataFrame) -> Panel:
@@ -73,15 +69,11 @@ def _through(source: Source, rows: pl.DataFrame) -> Panel:
 
 def _behind(source: Source, rows: pl.DataFrame) -> tuple[Panel, ...]:
     """Accuracy of the baseline minus that of each condition at the same step and seed, in points."""
-    reference = rows.filter(condition=source.baseline).select(
-        "seed", "step", pl.col("top1").alias("reference")
-    )
+    reference = rows.filter(condition=source.baseline).select("seed", "step", pl.col("top1").alias("reference"))
     others = rows.filter(pl.col("condition") != source.baseline).join(
         reference, on=["seed", "step"], maintain_order="left"
     )
-    lines = curves(
-        others.with_columns(points=100 * (pl.col("reference") - pl.col("top1"))), "condition", "points"
-    )
+    lines = curves(others.with_columns(points=100 * (pl.col("reference") - pl.col("top1"))), "condition", "points")
     if not lines:
         return ()
     said = "at the same step and seed; above 0 is harm"
@@ -108,9 +100,7 @@ def _final(final: pl.DataFrame, conditions: list[str]) -> Panel:
         if own["top1"].count():
             spread = own["top1"].std() if own.height > 1 else None
             marks.append(
-                Points(
-                    condition, [place] * own.height, own["top1"].to_list(), [f"seed {s}" for s in own["seed"]]
-                )
+                Points(condition, [place] * own.height, own["top1"].to_list(), [f"seed {s}" for s in own["seed"]])
             )
             mean = pl.select(pl.lit(own["top1"]).mean()).item()
             marks.append(Points(condition, [place], [mean], ["mean over seeds"], big=True))

@@ -21,9 +21,7 @@ def causality(source: Source) -> Figure:
     keys = tuple(key for key in KEYS if key.name in {_key(clause) for clause in measured})
     views = (View("clauses", (_panel(measured),), keys, "F4-causality"),) if measured else ()
     said = [
-        f"{clause['statistic']}: {clause.get('note') or 'not measured'}"
-        for clause in clauses
-        if clause not in measured
+        f"{clause['statistic']}: {clause.get('note') or 'not measured'}" for clause in clauses if clause not in measured
     ]
     if not claim:
         said.append(_why_none(source))

@@ -65,20 +65,14 @@ def _views(source: Source, frame: pl.DataFrame, condition: str) -> list[View]:
     if panels := _correlations(source, frame.filter(correlated)):
         found = {curve.key for panel in panels for curve in panel.marks}
         keys = tuple(key for key in _CORRELATIONS.values() if key.name in found)
-        views.append(
-            View(f"{condition} · cross-layer correlation", panels, keys, "F3-correlation" if first else "")
-        )
+        views.append(View(f"{condition} · cross-layer correlation", panels, keys, "F3-correlation" if first else ""))
     return views
 
 
 def _keys(source: Source, frame: pl.DataFrame) -> tuple[Key, ...]:
     found = frame["layer"].unique(maintain_order=True).to_list()
     known = source.layer_keys
-    others = [
-        known.get(layer) or Key(layer, *slot(place + 1))
-        for place, layer in enumerate(found)
-        if layer != LOGITS
-    ]
+    others = [known.get(layer) or Key(layer, *slot(place + 1)) for place, layer in enumerate(found) if layer != LOGITS]
     return (*(Key(LOGITS, 0) for _ in range(LOGITS in found)), *others)
 
 
@@ -155,9 +149,7 @@ def _left_out(frame: pl.DataFrame) -> list[str]:
     said = []
     if lost := frame["value"].null_count():
         said.append(f"{lost} of {frame.height} values are missing (NaN).")
-    pairs = (
-        frame.filter(~pl.col("other").is_in(["", LOGITS, INPUT])).select("measure", "layer", "other").unique()
-    )
+    pairs = frame.filter(~pl.col("other").is_in(["", LOGITS, INPUT])).select("measure", "layer", "other").unique()
     if pairs.height:
         said.append(f"CKA between two layers ({count(pairs.height, 'pair')}) is in the tables, not drawn.")
     return said

@@ -73,9 +73,7 @@ def stage_means(layers: pl.DataFrame, by: tuple[str, ...] = ("stage",)) -> pl.Da
 
 def _panels(source: Source, rows: pl.DataFrame, by: str, keys: tuple[Key, ...]) -> tuple[Panel, ...]:
     few = len(keys) <= _MANY
-    return tuple(
-        _panel(source, rows, by, value, seeds=few, band=few and by != "condition") for value in _PANELS
-    )
+    return tuple(_panel(source, rows, by, value, seeds=few, band=few and by != "condition") for value in _PANELS)
 
 
 def _panel(source: Source, rows: pl.DataFrame, by: str, value: str, *, seeds: bool, band: bool) -> Panel:
@@ -150,7 +148,5 @@ def _missing(source: Source, frame: pl.DataFrame, conditions: tuple[str, ...] | 
         said.append(f"{dead / frame.height:.1%} of the rows are neurons that never fire.")
     lost = frame.filter(FIRES)["csi_cv"].null_count()
     if lost:
-        said.append(
-            f"{lost / frame.height:.1%} of the rows have no cross-validated CSI (NaN): not in its means."
-        )
+        said.append(f"{lost / frame.height:.1%} of the rows have no cross-validated CSI (NaN): not in its means.")
     return said + single_seed(frame)

@@ -39,9 +39,9 @@ class Source:
     def branched(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The table with, for every run that branches off another, its parent's rows at the onset."""
         onsets = [
-            frame.filter(
-                condition=parent["condition"], seed=parent["seed"], step=parent["step"]
-            ).with_columns(condition=pl.lit(condition))
+            frame.filter(condition=parent["condition"], seed=parent["seed"], step=parent["step"]).with_columns(
+                condition=pl.lit(condition)
+            )
             for (condition, _), manifest in self.manifests.items()
             if (parent := manifest.parent)
         ]
@@ -149,11 +149,7 @@ class Source:
 def single_seed(frame: pl.DataFrame) -> list[str]:
     """A sentence where there is but one seed: its curve is no mean."""
     seeds = frame["seed"].n_unique()
-    return (
-        [f"Only one seed ({frame['seed'][0]}): the curves are no means, and show no spread."]
-        if seeds == 1
-        else []
-    )
+    return [f"Only one seed ({frame['seed'][0]}): the curves are no means, and show no spread."] if seeds == 1 else []
 
 
 def curves(frame: pl.DataFrame, by: str, value: str, *, seeds: bool = True) -> list[Curve]:
@@ -164,14 +160,10 @@ def curves(frame: pl.DataFrame, by: str, value: str, *, seeds: bool = True) -> l
         rows = frame.filter(pl.col(by) == group)
         if seeds and several:
             for seed, own in rows.sort("step").group_by("seed", maintain_order=True):
-                marks.append(
-                    Curve(group, own["step"].to_list(), own[value].to_list(), "seed", f"seed {seed[0]}")
-                )
+                marks.append(Curve(group, own["step"].to_list(), own[value].to_list(), "seed", f"seed {seed[0]}"))
         mean = over_seeds(rows, [], [value])
         if mean[value].count():
-            said = (
-                f"mean of {count(rows['seed'].n_unique(), 'seed')}" if several else f"seed {rows['seed'][0]}"
-            )
+            said = f"mean of {count(rows['seed'].n_unique(), 'seed')}" if several else f"seed {rows['seed'][0]}"
             marks.append(Curve(group, mean["step"].to_list(), mean[value].to_list(), "mean", said))
     return [mark for mark in marks if any(y is not None for y in mark.y)]
 

@@ -74,9 +74,7 @@ def _choose(doing: str, config: InterventionConfig, layers: Sequence[Layer]) -> 
     chosen = penalised_layers(layers, config.stages)
     if not chosen:
         known = ", ".join(stages(layers))
-        default = (
-            f" (the last stage is left out by default; there are: {known})" if config.stages is None else ""
-        )
+        default = f" (the last stage is left out by default; there are: {known})" if config.stages is None else ""
         raise ConfigError(
             doing,
             found=f"it acts on no stage, so it changes nothing{default}",

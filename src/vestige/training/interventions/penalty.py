@@ -59,9 +59,7 @@ class ActivationPenalty(Intervention):
             self._logged = {"penalty": 0.0, "closed": self._closed(state)}
             return None
         with torch.autocast(state.device.type, enabled=False):
-            activations_NU = torch.cat(
-                [_pool(state.activations[layer.node], layer) for layer in self.layers], 1
-            )
+            activations_NU = torch.cat([_pool(state.activations[layer.node], layer) for layer in self.layers], 1)
             try:
                 index_U = self.index(activations_NU, self._labels(state), state.classes)
                 described = self._describe(activations_NU.detach(), state)
