@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,39 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "VESTIGE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+    return surroundings(tmp_path)
 
 
 @pytest.fixture
-def vestige(tmp_path: Path, environment: dict[str, str]):
+def vestige(tmp_path: Path):
     """Run the command line in `tmp_path`; return what it ended with and said."""
+    return partial(run_vestige, tmp_path)
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vestige", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    return call
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole tiny study that nothing disturbed; to be copied, not changed."""
+    home = tmp_path_factory.mktemp("finished")
+    (home / "tiny.yaml").write_text(TINY)
+    done = run_vestige(home, "run", "tiny.yaml", "--out", "study")
+    assert done.returncode == 0, done.stderr
+    return home / "study"
+
+
+@pytest.fixture(scope="session")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny study with one trained run; to be copied, not changed."""
+    home = tmp_path_factory.mktemp("one_run")
+    (home / "tiny.yaml").write_text(TINY)
+    done = run_vestige(home, "train", "tiny.yaml", "--only", "baseline", "--seeds", "0", "--out", "begun")
+    assert done.returncode == 0, done.stderr
+    return home / "begun"
+
+
+def run_vestige(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vestige", *arguments]
+    return subprocess.run(command, cwd=home, env=surroundings(home), capture_output=True, text=True, check=False)
+
+
+def surroundings(home: Path) -> dict[str, str]:
+    return {**os.environ, "VESTIGE_CACHE": str(home / "cache"), "COLUMNS": "200"}

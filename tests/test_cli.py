@@ -135,11 +135,9 @@ def test_only_debug_shows_a_traceback(vestige):
 
 
 @pytest.fixture
-def begun(vestige, tiny: Path, tmp_path: Path) -> Path:
+def begun(one_run: Path, tmp_path: Path) -> Path:
     """A study with one trained run."""
-    done = vestige("train", str(tiny), "--only", "baseline", "--seeds", "0", "--out", "begun")
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "begun"
+    return shutil.copytree(one_run, tmp_path / "begun")
 
 
 def test_other_settings_are_refused_naming_what_differs(vestige, tiny: Path, begun: Path):

@@ -189,10 +189,8 @@ def _run(command: _OnStudy, settings: list[tuple[str, Any]]) -> int:
         _print_verdicts(outcome.claims)
     if outcome.report:
         print(f"report: {_relative(outcome.report)}")
-    for unit, error in outcome.errors.items():
-        print(f"error: {unit.name}: {error}", file=sys.stderr)
-        if command.debug:
-            traceback.print_exception(error)
+    for error in dict.fromkeys(outcome.errors.values()):  # what a run's failure stops shares its error
+        _complain(error, command.debug)
     return 2 if outcome.errors else 0
 
 

@@ -1,6 +1,7 @@
 """Killed at any moment and run again, a study ends in the very bytes of an undisturbed one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,10 +48,8 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.fixture
-def undisturbed(vestige, tiny: Path, tmp_path: Path) -> dict[str, bytes]:
-    done = vestige("run", str(tiny), "--out", "undisturbed")
-    assert done.returncode == 0, done.stderr
-    return results(tmp_path / "undisturbed")
+def undisturbed(finished: Path) -> dict[str, bytes]:
+    return results(finished)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="waits for a system with /proc")
@@ -91,11 +90,11 @@ def test_two_at_once_share_the_work(
     assert "another vestige is at work on this study" in said[0][1] + said[1][1]
 
 
-def test_a_second_run_does_nothing(vestige, tmp_path: Path, undisturbed: dict[str, bytes]):
-    study = tmp_path / "undisturbed"
+def test_a_second_run_does_nothing(vestige, finished: Path, tmp_path: Path):
+    study = tmp_path / "again"
+    shutil.copytree(finished, study)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.rglob("*")}
-    done = vestige("run", "undisturbed")
+    done = vestige("run", "again")
     assert done.returncode == 0, done.stderr
-    assert "report: undisturbed/report/index.html" in done.stdout
+    assert "report: again/report/index.html" in done.stdout
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.rglob("*")} == before
-    assert undisturbed == results(study)

@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,9 +36,6 @@ RETRY_SECONDS = 0.3
 
 class Listener:
     """What hears how the work goes on; this one says nothing."""
-
-    def started(self, unit: Unit) -> None:
-        """A unit was given to a worker."""
 
     def advanced(self, unit: Unit, done: int, total: int) -> None:
         """A unit has done so much of so much."""
@@ -98,6 +96,9 @@ class _Schedule:
     def run(self) -> dict[Unit, VestigeError]:
         while self.pending or self.running:
             self._submit()
+            if not self.running:  # all that is left is held by another process
+                time.sleep(RETRY_SECONDS)
+                continue
             ended, _ = wait(self.running, timeout=RETRY_SECONDS, return_when=FIRST_COMPLETED)
             for future in ended:
                 self._collect(self.running.pop(future), future)
@@ -117,7 +118,6 @@ class _Schedule:
             elif need not in self.unfinished and self.not_before.get(unit, 0.0) <= now:
                 self.pending.remove(unit)
                 self.running[self.pool.submit(_work, unit)] = unit
-                self.listener.started(unit)
 
     def _collect(self, unit: Unit, future: Future[Outcome]) -> None:
         try:
@@ -153,6 +153,7 @@ class _Worker:
 
 def _start_worker(plan: Plan, folder: StudyFolder, verify: bool, messages: Any) -> None:
     _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _Worker.plan, _Worker.folder, _Worker.verify, _Worker.messages = plan, folder, verify, messages
     import torch
 

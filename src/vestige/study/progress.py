@@ -47,7 +47,7 @@ class _Counting(Listener):
         self._set(unit, 1.0)
 
     def failed(self, unit: Unit, error: VestigeError) -> None:
-        self.say(f"failed: {unit.name}: {error}")
+        self.say(f"failed: {unit.name} ({type(error).__name__}); the other runs go on")
 
     def waiting(self, unit: Unit) -> None:
         if not self._said_waiting:

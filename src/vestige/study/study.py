@@ -28,13 +28,11 @@ class Outcome:
       claims: the content of `claims.json`; None where the study claims nothing, or claims were not asked for.
       report: the report's page, where it was asked for.
       errors: the units that failed; the others are done.
-      done: how many units were worked on.
     """
 
     claims: dict[str, Any] | None
     report: Path | None
     errors: dict[Unit, VestigeError]
-    done: int
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class Study:
             if "report" in parts:
                 make_report(plan, self.folder, claims)
                 report = self.folder.report / "index.html"
-        return Outcome(claims, report, errors, len(missing) - len(errors))
+        return Outcome(claims, report, errors)
 
     def _missing(self, plan: Plan, parts: Collection[str], *, verify: bool) -> list[Unit]:
         wanted = [unit for unit in plan.units if ("train" if unit.step is None else "measure") in parts]
@@ -147,11 +145,18 @@ class Study:
         from vestige.study.progress import showing
 
         sweep(self.folder)
-        workers = self.config.compute.workers or default_workers(self.config.compute.threads)
+        workers = self.config.compute.workers or (1 if self._on_gpu() else default_workers(self.config.compute.threads))
         with showing(plan, missing) if show else nullcontext(Listener()) as listener:
             errors = execute(plan, self.folder, missing, workers=workers, verify=verify, listener=listener)
         cost.remember(plan, self.folder)
         return errors
+
+    def _on_gpu(self) -> bool:
+        if self.config.compute.device == "cpu":
+            return False
+        import torch  # there is work to do, which needs it anyway
+
+        return torch.cuda.is_available()
 
     def _refuse_other_settings(self, plan: Plan) -> None:
         for unit in plan.units:
