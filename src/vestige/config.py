@@ -132,6 +132,11 @@ class Window(Config):
             raise ValueError("a window in steps takes whole numbers")
         return self
 
+    def in_steps(self, steps_per_epoch: int, total: int) -> tuple[int, int]:
+        """The first step and the one after the last, epochs rounded to the nearest step; it may lie beyond `total`."""
+        scale = steps_per_epoch if self.unit == "epochs" else 1
+        return round(self.start * scale), total if self.stop is None else round(self.stop * scale)
+
 
 class SelectivityPenaltyConfig(Config):
     """loss = CE - alpha * mean over stages of (mean over neurons of CSI); alpha < 0 suppresses selectivity."""
@@ -254,13 +259,19 @@ class ClaimsConfig(Config):
     """What the study claims, fixed before its results exist."""
 
     judge: tuple[Literal["C1", "C2", "C3", "C4"], ...] = ("C1", "C2", "C3", "C4")
-    early_window: PositiveInt
-    """Steps [0, w) that count as early: from pilot seeds that are not among the study's, then frozen."""
+    early_window: Annotated[Window, BeforeValidator(lambda v: {"stop": v} if isinstance(v, int) else v)]
+    """What counts as early, [0, w): from pilot seeds that are not among the study's, then frozen. A number: steps."""
     pilot_seeds: tuple[int, ...] = ()
     """The seeds `early_window` was taken from; they may not be among the study's."""
     accuracy_effect: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Smallest change of final accuracy that matters (C4)."""
     roles: Roles = Roles()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.early_window.start or self.early_window.stop is None:
+            raise ValueError("early_window begins at step 0 and has a stop")
+        return self
 
 
 class ComputeConfig(Config):

@@ -68,9 +68,7 @@ def window_steps(window: Window, steps_per_epoch: int, total: int) -> tuple[int,
     Raises:
       ConfigError: the window starts or ends after the last step, or holds no step.
     """
-    scale = steps_per_epoch if window.unit == "epochs" else 1
-    start = round(window.start * scale)
-    stop = total if window.stop is None else round(window.stop * scale)
+    start, stop = window.in_steps(steps_per_epoch, total)
     shown = f"[{window.start:g}, {'end' if window.stop is None else format(window.stop, 'g')}) {window.unit}"
     length = f"training has {total} steps ({total / steps_per_epoch:g} epochs)"
     if start >= total:
