@@ -112,6 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         code = _do(command, settings)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except VestigeError as error:
         _complain(error, debug)
         code = 2
@@ -127,7 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         code = 1
-    sys.stdout.flush()
     sys.exit(code)
 
 
@@ -189,7 +192,7 @@ def _run(command: _OnStudy, settings: list[tuple[str, Any]]) -> int:
         _print_verdicts(outcome.claims)
     if outcome.report:
         print(f"report: {_relative(outcome.report)}")
-    for error in dict.fromkeys(outcome.errors.values()):  # what a run's failure stops shares its error
+    for error in {str(error): error for error in outcome.errors.values()}.values():
         _complain(error, command.debug)
     return 2 if outcome.errors else 0
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vestige.errors import StoreError
 from vestige.runs.store import RunFolder, damaged, file_hash, read_json, update_json
 
 MANIFEST_VERSION = 1
@@ -136,6 +137,12 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
 
 
 def _decode(run: RunFolder, stored: Mapping[str, Any]) -> Manifest:
+    if stored.get("version", 0) > MANIFEST_VERSION:
+        raise StoreError(
+            f"reading {run.manifest}",
+            found=f"it has version {stored['version']}, and this vestige knows {MANIFEST_VERSION}",
+            remedy="Go on with the newer vestige that wrote it",
+        )
     try:
         fields = {k: v for k, v in stored.items() if k not in ("version", "checkpoints", "artifacts")}
         checkpoints = {

@@ -6,6 +6,7 @@ whatever stands under its final name is whole. torch is imported only by the fun
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -125,17 +126,20 @@ def write_json(path: Path, value: Any) -> bool:
 
 def write_table(path: Path, table: "pl.DataFrame") -> None:
     """Write a table as Parquet atomically; the same table gives the same bytes."""
+    content = io.BytesIO()  # written by us, so that a full disk is an OSError like any other
+    table.write_parquet(content, compression="zstd", statistics=False)
     with writing(path) as temporary:
-        table.write_parquet(temporary, compression="zstd", statistics=False)
+        temporary.write_bytes(content.getbuffer())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors atomically; the same tensors give the same bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, metadata=dict(metadata or {}))
     with writing(path) as temporary:
-        save_file(plain, temporary, metadata=dict(metadata or {}))
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
@@ -194,6 +198,27 @@ def wait_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes, waiting for it."""
     with _open_lock(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def joining(path: Path, first: Callable[[], None], joined: Callable[[], None]) -> Iterator[None]:
+    """Work side by side with other processes: hold a shared lock, after a step that only one takes at a time.
+
+    Args:
+      path: the lock file.
+      first: run alone where no other process holds the lock.
+      joined: run where others are at work; in both, an error ends the matter.
+    """
+    with _open_lock(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            joined()
+        else:
+            first()
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from vestige.config import StudyConfig
 from vestige.errors import StoreError
 from vestige.runs.manifest import Manifest, read_manifest
-from vestige.runs.store import StudyFolder, read_json, update_json, value_hash
-from vestige.study.facts import Facts, decode
+from vestige.runs.store import StudyFolder, read_json, value_hash, wait_lock, write_json
+from vestige.study.facts import FACTS_VERSION, Facts, decode
 from vestige.study.plan import Job, Plan, Unit
+
+CALIBRATION_VERSION = 1
 
 
 def cache_file() -> Path:
@@ -24,9 +26,11 @@ def read_calibration() -> dict[str, Any]:
     """The rates, and the facts of the studies that they were seen in; empty where nothing was calibrated."""
     path = cache_file()
     try:
-        return read_json(path) if path.exists() else {}
+        stored = read_json(path) if path.exists() else {}
     except StoreError:
-        return {}  # made anew by the next study
+        stored = {}  # made anew by the next study
+    current = isinstance(stored, dict) and stored.get("version") == CALIBRATION_VERSION
+    return stored if current else {}
 
 
 def core_seconds(
@@ -75,14 +79,15 @@ def remember(plan: Plan, folder: StudyFolder) -> None:
             seen.setdefault(_job_rate(plan, job), []).extend(a.seconds * len(job.tables) for a in made if a)
     rates = {signature: sum(values) / len(values) for signature, values in seen.items() if values}
 
-    def change(stored: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "rates": {**stored.get("rates", {}), **rates},
-            "facts": {**stored.get("facts", {}), _facts_signature(plan.study): asdict(plan.facts)},
-        }
-
     try:
-        update_json(cache_file(), change)
+        with wait_lock(cache_file().with_suffix(".lock")):
+            stored = read_calibration()
+            changed = {
+                "version": CALIBRATION_VERSION,
+                "rates": {**stored.get("rates", {}), **rates},
+                "facts": {**stored.get("facts", {}), _facts_signature(plan.study): asdict(plan.facts)},
+            }
+            write_json(cache_file(), changed)
     except StoreError:
         return
 
@@ -114,4 +119,4 @@ def _machine(plan: Plan) -> list[Any]:
 
 
 def _facts_signature(study: StudyConfig) -> str:
-    return value_hash([study.data.model_dump(mode="json"), study.model.model_dump(mode="json")])
+    return value_hash([FACTS_VERSION, study.data.model_dump(mode="json"), study.model.model_dump(mode="json")])

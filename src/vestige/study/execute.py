@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,6 +66,7 @@ def execute(
     messages: SimpleQueue[tuple[Unit, int, int]] = context.SimpleQueue()
     with (
         _environment(_worker_environment(plan.study.compute.threads)),
+        _without_main(),
         _listening(messages, listener),
         ProcessPoolExecutor(
             min(workers, len(todo)),
@@ -197,17 +199,35 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _listening(messages: Any, listener: Listener) -> Iterator[None]:
+    ended = threading.Event()
+
     def listen() -> None:
-        while (message := messages.get()) is not None:
-            listener.advanced(*message)
+        while not ended.is_set():
+            if messages._reader.poll(RETRY_SECONDS):  # so that the end needs no lock which a killed worker may hold
+                with contextlib.suppress(OSError):  # a closed terminal is no reason to stop
+                    listener.advanced(*messages.get())
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        messages.put(None)
+        ended.set()
         thread.join(timeout=1.0)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Spawned processes would run the user's script again, which has begun this study; ours need nothing of it."""
+    main = sys.modules["__main__"]
+    before = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
+    for name in before:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(main, name, value)
 
 
 def _worker_environment(threads: int) -> dict[str, str]:

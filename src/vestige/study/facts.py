@@ -9,10 +9,10 @@ from typing import Any
 
 from vestige.config import DataConfig, ModelConfig, StudyConfig
 from vestige.data.fingerprint import fingerprint
-from vestige.errors import StoreError
+from vestige.errors import ConfigError, StoreError
 from vestige.runs.store import StudyFolder, file_hash, read_json, value_hash, write_json
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Facts:
       class_names: in the order of their indices.
       input_shape: channels, height, width of the network's input.
       layers: name, stage and number of neurons of every layer that is measured, from input to output.
+      device: type of the device that `compute.device: auto` was when the study was begun.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Facts:
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     layers: tuple[tuple[str, str, int], ...]
+    device: str
 
     @property
     def neurons(self) -> int:
@@ -88,13 +90,13 @@ def find_facts(study: StudyConfig) -> Facts:
     """Open the images, build the network and name its layers: every error in them comes up here, before any work.
 
     Raises:
-      DataError, ModelError, ConfigError: the images, the network or an intervention cannot be used.
+      DataError, ModelError: the images or the network cannot be used.
     """
     from vestige.data.datasets import check_same_classes, open_images
     from vestige.data.transforms import normalise
     from vestige.measurement.network import Network
     from vestige.models.zoo import build, check_classes
-    from vestige.training.interventions import build as build_interventions
+    from vestige.training.runtime import choose_device
 
     identity = _identity(study)
     train = open_images(study.data.train, "train", study.data)
@@ -105,8 +107,6 @@ def find_facts(study: StudyConfig) -> Facts:
     model = build(study.model, classes=len(train.class_names), channels=channels, size=height, seed=0)
     check_classes(model, sample, len(train.class_names))
     network = Network.prepare(model, sample)
-    for condition in study.conditions.values():
-        build_interventions(condition.interventions, network.layers)
     return Facts(
         key=value_hash(identity),
         data=identity["data"],
@@ -116,7 +116,30 @@ def find_facts(study: StudyConfig) -> Facts:
         class_names=tuple(train.class_names),
         input_shape=(channels, height, width),
         layers=tuple((layer.name, layer.stage, layer.units) for layer in network.layers),
+        device=choose_device("auto").type,
     )
+
+
+def check_runnable(study: StudyConfig, facts: Facts) -> None:
+    """What can only be seen with torch, before any work: the device, and that every intervention changes something.
+
+    Raises:
+      ConfigError: there is no such device, or not the one that the study was begun on; an intervention without effect.
+    """
+    from vestige.models.layers import Layer
+    from vestige.training.interventions import build
+    from vestige.training.runtime import choose_device
+
+    found = choose_device(study.compute.device).type
+    if study.compute.device == "auto" and found != facts.device:
+        raise ConfigError(
+            "choosing the device 'auto' (compute.device)",
+            found=f"it is {found!r} here, and the study was begun on {facts.device!r}, which gives other last bits",
+            remedy=f"Go on where there is a {facts.device!r}, or begin another study (--out FOLDER)",
+        )
+    layers = [Layer(name, stage, node="", units=units, axis=1, why="") for name, stage, units in facts.layers]
+    for condition in study.conditions.values():
+        build(condition.interventions, layers)
 
 
 def write_facts(facts: Facts, folder: StudyFolder) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vestige.config import MeasurementConfig, StudyConfig
+from vestige.config import MeasurementConfig, StudyConfig, differences
 from vestige.data.fingerprint import dataset_name
-from vestige.errors import ConfigError, nearest
-from vestige.runs.manifest import Manifest
+from vestige.errors import ConfigError, StoreError, nearest
+from vestige.runs.manifest import Manifest, read_manifest
 from vestige.runs.store import RunFolder, StudyFolder, value_hash
 from vestige.runs.tables import SCHEMA_VERSION
 from vestige.study.facts import Facts
@@ -152,7 +152,6 @@ class Plan:
 
     def training_settings(self, unit: Unit) -> dict[str, Any]:
         """Everything that can change the weights or the history of a run."""
-        compute = self.study.compute
         return {
             "version": TRAINING_VERSION,
             "tables": SCHEMA_VERSION,
@@ -163,8 +162,15 @@ class Plan:
             "interventions": self.resolved_interventions(unit.condition),
             "seed": unit.seed,
             "tile": self.study.measurements.tile,
-            "compute": {"device": compute.device, "threads": compute.threads},
+            "compute": self.compute,
         }
+
+    @property
+    def compute(self) -> dict[str, Any]:
+        """What of the machine can change a number's last bits."""
+        compute = self.study.compute
+        device = self.facts.device if compute.device == "auto" else compute.device.partition(":")[0]
+        return {"device": device, "threads": compute.threads}
 
     def resolved_interventions(self, condition: str) -> list[dict[str, Any]]:
         """The interventions of a condition, their windows in steps."""
@@ -183,7 +189,6 @@ class Plan:
         measurements = self.study.measurements
         settings: MeasurementConfig = getattr(measurements, job.kind)
         choice = {"conditions", "protocols", "values"}  # which are made does not change the others
-        compute = self.study.compute
         return value_hash(
             {
                 "version": FORMULA_VERSIONS[job.kind],
@@ -196,7 +201,7 @@ class Plan:
                 "dataset": dataset_name(getattr(self.study.data, job.split)),
                 "model": self.facts.model,
                 "weights": weights,
-                "compute": {"device": compute.device, "threads": compute.threads},
+                "compute": self.compute,
             }
         )
 
@@ -223,24 +228,51 @@ class Plan:
         run = folder.run(unit.condition, unit.seed)
         if unit.step is not None:
             return not self.missing_jobs(unit, run, manifest, verify=verify)
-        return (
-            manifest.complete
-            and manifest.key == self.training_key(unit)
-            and all(
-                entry[1].is_whole(run.checkpoint(step), verify=verify) for step, entry in manifest.checkpoints.items()
-            )
-            and all(
-                manifest.has(run, run.state(onset), manifest.key, verify=verify)
-                for onset in self.onsets(unit.condition)
-            )
+        if (
+            not manifest.complete
+            or manifest.key != self.training_key(unit)
+            or self._has_other_parent(unit, folder, manifest)
+        ):
+            return False
+        weights = [(step, manifest.checkpoints.get(step)) for step in self.own_checkpoints(unit.condition)]
+        states = [run.state(onset) for onset in self.onsets(unit.condition)]
+        return all(w and w[1].is_whole(run.checkpoint(step), verify=verify) for step, w in weights) and all(
+            manifest.has(run, path, manifest.key, verify=verify) for path in (run.history, *states)
         )
+
+    def refuse_other_settings(self, unit: Unit, folder: StudyFolder, manifest: Manifest) -> None:
+        """Nothing is written over a run that other settings made.
+
+        Raises:
+          StoreError: the run's manifest has another key; what differs is named.
+        """
+        if not manifest.key or manifest.key == self.training_key(unit):
+            return
+        changed = [f"{f} is {b}, was {a}" for f, a, b in differences(manifest.settings, self.training_settings(unit))]
+        raise StoreError(
+            f"going on with the study in {folder.path}",
+            found=f"its run {unit.condition}/seed-{unit.seed} was made by other settings: "
+            + "; ".join(text if len(text) <= 160 else text[:157] + "..." for text in changed[:8]),
+            remedy=f"Go on with its own settings (`vestige run {folder.path}`, with the data that it had), "
+            "or begin another study beside it (--out FOLDER)",
+        )
+
+    def _has_other_parent(self, unit: Unit, folder: StudyFolder, manifest: Manifest) -> bool:
+        """Whether a branch was begun from another state than its parent has now."""
+        parent = self.parent(unit.condition)
+        if parent is None:
+            return False
+        run = folder.run(parent, unit.seed)
+        name = run.state(self.onset(unit.condition)).relative_to(run.path).as_posix()
+        state = read_manifest(run).artifacts.get(name)
+        return state is None or (manifest.parent or {}).get("sha256") != state.sha256
 
 
 def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Plan:
     """Lay a study out, for all its conditions or those in `only`.
 
     Raises:
-      ConfigError: an unknown condition; a window or a number of images that does not fit.
+      ConfigError: an unknown condition; a window, a number of images or checkpoints that do not fit.
     """
     for name in only:
         if name not in study.conditions:
@@ -252,7 +284,38 @@ def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Pla
     plan = Plan(study, facts, tuple(c for c in study.conditions if not only or c in only))
     for name in study.conditions:
         plan.windows(name)
+    _check_halves(study, facts)
+    _check_windows_are_seen(plan)
     return plan
+
+
+def _check_halves(study: StudyConfig, facts: Facts) -> None:
+    """Neurons are ranked on one half of the images of each class and ablated on the other."""
+    classes = len(facts.class_names)
+    for kind in ("ablation", "cumulative"):
+        settings: MeasurementConfig | None = getattr(study.measurements, kind)
+        if settings and settings.images and settings.images < 2 * classes:
+            raise ConfigError(
+                f"planning measurements.{kind}",
+                found=f"{settings.images} images of {classes} classes, which cannot be halved within each class",
+                remedy=f"Give measurements.{kind}.images of {2 * classes} or more",
+            )
+
+
+def _check_windows_are_seen(plan: Plan) -> None:
+    """C4 checks that an arm did cut selectivity while it acted: a checkpoint must lie in its window."""
+    claims, study = plan.study.claims, plan.study
+    if claims is None or "C4" not in claims.judge:
+        return
+    for name in (claims.roles.early, claims.roles.late):
+        for start, stop in plan.windows(name) if name in study.conditions else ():
+            if not any(start < step <= stop for step in plan.checkpoints):
+                raise ConfigError(
+                    f"planning the checkpoints of {name!r}",
+                    found=f"none lies in its window, after step {start} and up to {stop}: C4 could never be judged",
+                    remedy="Make checkpoints denser (checkpoints.every_epochs, checkpoints.young_epochs), "
+                    "move the window, or leave C4 out of claims.judge",
+                )
 
 
 def _wanted(measurement: MeasurementConfig, condition: str) -> bool:

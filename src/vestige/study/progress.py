@@ -1,6 +1,5 @@
 """How the work goes on: bars with rate and time left on a terminal, plain lines elsewhere."""
 
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -127,7 +126,6 @@ class _Rate(ProgressColumn):
 def showing(plan: Plan, units: Sequence[Unit]) -> Iterator[Listener]:
     """Show how the given units go on, on standard error, until the block ends."""
     console = Console(stderr=True)
-    logging.getLogger("vestige").setLevel(logging.WARNING)
     if not console.is_terminal:
         yield _Lines(plan, units)
         return

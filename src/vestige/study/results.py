@@ -1,6 +1,7 @@
 """From the tables of all runs to the verdicts and the report, each made again only when something below it changed."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ from vestige.claims.verdicts import judge_study
 from vestige.runs.manifest import Artifact, Manifest, read_manifest
 from vestige.runs.store import (
     StudyFolder,
+    damaged,
     file_hash,
     read_json,
     value_hash,
@@ -17,15 +19,15 @@ from vestige.runs.store import (
     write_json,
 )
 from vestige.runs.tables import empty
-from vestige.study.plan import Plan
+from vestige.study.plan import Plan, Unit
 
 KINDS = ("selectivity", "ablation", "cumulative", "linearity")
 
 
 def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
     """Judge the study's claims from its tables into `claims.json`; the verdicts as they stand where nothing changed."""
-    key = _key(plan, folder, "claims")
     with wait_lock(folder.lock("claims")):
+        key = _key(plan, folder, "claims")
         if folder.claims.exists():
             stored = read_json(folder.claims)
             if stored.get("key") == key:
@@ -35,17 +37,18 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
         return verdicts
 
 
-def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None) -> bool:
+def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None, *, verify: bool = False) -> bool:
     """Write the report, unless it stands there made from these tables; return whether it was written."""
-    key = _key(plan, folder, "report")
     record = folder.report / "provenance.json"
     with wait_lock(folder.lock("report")):
-        if record.exists() and _is_current(folder, read_json(record), key):
+        key = _key(plan, folder, "report")
+        if record.exists() and _is_current(folder, read_json(record), key, verify=verify):
             return False
         from vestige.report.page import write_report
 
         write_report(folder, plan.study, gather(plan, folder), claims, _manifests(plan, folder))
-        files = [p for p in sorted(folder.report.rglob("*")) if p.is_file() and p != record]
+        found = sorted(folder.report.rglob("*"))
+        files = [p for p in found if p.is_file() and p != record and not p.name.startswith(".")]
         made = {p.relative_to(folder.report).as_posix(): Artifact.of(p, key, 0.0).sha256 for p in files}
         write_json(record, {"key": key, "files": made})
         return True
@@ -60,7 +63,7 @@ def gather(plan: Plan, folder: StudyFolder) -> dict[str, pl.DataFrame]:
     for (condition, seed), manifest in _manifests(plan, folder).items():
         run = folder.run(condition, seed)
         if run.history.exists():
-            parts["history"].append(pl.read_parquet(run.history))
+            parts["history"].append(_read([run.history]))
         for job in plan.jobs(condition):
             paths = [
                 run.table(job.tables[0], step)
@@ -68,14 +71,27 @@ def gather(plan: Plan, folder: StudyFolder) -> dict[str, pl.DataFrame]:
                 if manifest.has(run, run.table(job.tables[0], step), plan.job_key(job, weights.sha256))
             ]
             if paths:
-                parts[job.kind].append(pl.read_parquet(paths, hive_partitioning=False))
+                parts[job.kind].append(_read(paths))
     return {kind: pl.concat(tables, how="diagonal") if tables else empty(kind) for kind, tables in parts.items()}
 
 
+def _read(paths: list[Path]) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(paths, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        for path in paths:
+            try:
+                pl.read_parquet(path, hive_partitioning=False)
+            except (pl.exceptions.PolarsError, OSError) as cause:
+                raise damaged(path, " ".join(str(cause).split())[:200]) from error
+        raise
+
+
 def _manifests(plan: Plan, folder: StudyFolder) -> dict[tuple[str, int], Manifest]:
-    """Of every run of the study that has begun, chosen now or not."""
-    runs = {(c, s): folder.run(c, s) for c in plan.study.conditions for s in plan.study.seeds}
-    return {name: read_manifest(run) for name, run in runs.items() if run.manifest.exists()}
+    """Of every run of the study that these settings have begun, chosen now or not."""
+    units = [Unit(condition, seed) for condition in plan.study.conditions for seed in plan.study.seeds]
+    manifests = {unit: read_manifest(folder.run(unit.condition, unit.seed)) for unit in units}
+    return {(u.condition, u.seed): m for u, m in manifests.items() if m.key == plan.training_key(u)}
 
 
 def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
@@ -99,5 +115,8 @@ def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
     )
 
 
-def _is_current(folder: StudyFolder, record: Mapping[str, Any], key: str) -> bool:
-    return record.get("key") == key and all((folder.report / name).is_file() for name in record["files"])
+def _is_current(folder: StudyFolder, record: Mapping[str, Any], key: str, *, verify: bool) -> bool:
+    files = {folder.report / name: sha256 for name, sha256 in record.get("files", {}).items()}
+    return record.get("key") == key and all(
+        path.is_file() and (not verify or file_hash(path) == sha256) for path, sha256 in files.items()
+    )

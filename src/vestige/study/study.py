@@ -1,9 +1,10 @@
 """A study from its name or folder to its report: `Study.load("digits").run()`."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from vestige.config import StudyConfig, differences, dump_study, load_study
 from vestige.data.fingerprint import resolve
 from vestige.errors import ConfigError, StoreError, VestigeError, nearest
 from vestige.runs.manifest import read_manifest
-from vestige.runs.store import StudyFolder, write_text
+from vestige.runs.store import StudyFolder, joining, write_text
 from vestige.study import cost
-from vestige.study.facts import Facts, find_facts, read_facts, write_facts
+from vestige.study.facts import check_runnable, find_facts, read_facts, write_facts
 from vestige.study.plan import Plan, Unit, make_plan
 
 PARTS = ("train", "measure", "claims", "report")
@@ -113,30 +114,60 @@ class Study:
         """
         plan = self.plan(only, find=True)
         assert plan is not None
-        self._refuse_other_settings(plan)
-        self._write_settings(plan.facts)
-        missing = self._missing(plan, parts, verify=verify)
-        errors = self._work(plan, missing, verify=verify, show=show)
         claims = report = None
-        if "claims" in parts or "report" in parts:
-            from vestige.study.results import make_claims, make_report
+        begin = partial(self._begin, plan, parts)
+        with joining(self.folder.lock("settings"), first=begin, joined=partial(self._join, begin)):
+            missing = self._missing(plan, parts, verify=verify)
+            errors = self._work(plan, missing, verify=verify, show=show)
+            if "claims" in parts or "report" in parts:
+                from vestige.study.results import make_claims, make_report
 
-            claims = make_claims(plan, self.folder) if self.config.claims else None
-            if "report" in parts:
-                make_report(plan, self.folder, claims)
-                report = self.folder.report / "index.html"
+                claims = make_claims(plan, self.folder) if self.config.claims else None
+                if "report" in parts:
+                    make_report(plan, self.folder, claims, verify=verify)
+                    report = self.folder.report / "index.html"
         return Outcome(claims, report, errors)
 
-    def _missing(self, plan: Plan, parts: Collection[str], *, verify: bool) -> list[Unit]:
-        wanted = [unit for unit in plan.units if ("train" if unit.step is None else "measure") in parts]
-        missing = missing_units(plan, self.folder, wanted, verify=verify)
-        if "train" not in parts and (first := _first_untrained(plan, self.folder, missing)):
+    def _begin(self, plan: Plan, parts: Collection[str]) -> None:
+        """Look at everything that can be wrong, and only then write the settings."""
+        trained = self._refuse_other_settings(plan)
+        if "train" not in parts and not trained:
             raise StoreError(
-                f"measuring the study in {self.folder.path}",
-                found=f"the run {first.condition}/seed-{first.seed} is not trained",
+                f"opening the study in {self.folder.path}",
+                found="no run of it is trained",
                 remedy="Train first: `vestige train`, or `vestige run` for everything",
             )
-        return missing
+        if self._missing(plan, parts, verify=False):
+            check_runnable(self.config, plan.facts)
+        sweep(self.folder)
+        write_text(self.folder.study_yaml, dump_study(self.config))
+        write_facts(plan.facts, self.folder)
+
+    def _join(self, begin: Callable[[], None]) -> None:
+        """Others are at work on this study: with the same settings, or not with us."""
+        theirs = load_study(self.folder.study_yaml)
+        changed = [
+            f"{f} is {b}, theirs is {a}" for f, a, b in differences(_trained_by(theirs), _trained_by(self.config))
+        ]
+        if changed:
+            raise StoreError(
+                f"joining another vestige at work on the study in {self.folder.path}",
+                found="it works with other settings: " + "; ".join(changed[:8]),
+                remedy="Begin another study beside it (--out FOLDER)",
+            )
+        begin()
+
+    def _missing(self, plan: Plan, parts: Collection[str], *, verify: bool) -> list[Unit]:
+        """What is to do; without training, measurements of runs that are not trained are left out."""
+        wanted = [unit for unit in plan.units if ("train" if unit.step is None else "measure") in parts]
+        missing = missing_units(plan, self.folder, wanted, verify=verify)
+        if "train" in parts:
+            return missing
+        untrained = {
+            (unit.condition, unit.seed)
+            for unit in missing_units(plan, self.folder, (unit for unit in plan.units if unit.step is None))
+        }
+        return [unit for unit in missing if (unit.condition, unit.seed) not in untrained]
 
     def _work(self, plan: Plan, missing: list[Unit], *, verify: bool, show: bool) -> dict[Unit, VestigeError]:
         if not missing:
@@ -144,39 +175,22 @@ class Study:
         from vestige.study.execute import Listener, execute
         from vestige.study.progress import showing
 
-        sweep(self.folder)
-        workers = self.config.compute.workers or (1 if self._on_gpu() else default_workers(self.config.compute.threads))
+        compute = self.config.compute
+        workers = compute.workers or (1 if plan.compute["device"] == "cuda" else default_workers(compute.threads))
         with showing(plan, missing) if show else nullcontext(Listener()) as listener:
             errors = execute(plan, self.folder, missing, workers=workers, verify=verify, listener=listener)
         cost.remember(plan, self.folder)
         return errors
 
-    def _on_gpu(self) -> bool:
-        if self.config.compute.device == "cpu":
-            return False
-        import torch  # there is work to do, which needs it anyway
-
-        return torch.cuda.is_available()
-
-    def _refuse_other_settings(self, plan: Plan) -> None:
-        for unit in plan.units:
-            if unit.step is not None:
-                continue
-            manifest = read_manifest(self.folder.run(unit.condition, unit.seed))
-            settings = plan.training_settings(unit)
-            if manifest.key and manifest.key != plan.training_key(unit):
-                changed = [f"{f} is {b}, was {a}" for f, a, b in differences(manifest.settings, settings)]
-                raise StoreError(
-                    f"going on with the study in {self.folder.path}",
-                    found=f"its run {unit.condition}/seed-{unit.seed} was made by other settings: "
-                    + "; ".join(_shorten(text) for text in changed[:8]),
-                    remedy=f"Go on with its own settings (`vestige run {self.folder.path}`), "
-                    "or begin another study beside it (--out FOLDER)",
-                )
-
-    def _write_settings(self, facts: Facts) -> None:
-        write_text(self.folder.study_yaml, dump_study(self.config))
-        write_facts(facts, self.folder)
+    def _refuse_other_settings(self, plan: Plan) -> int:
+        """Every run on disk must be made by these settings, chosen now or not; how many there are."""
+        begun = 0
+        for condition in self.config.conditions:
+            for path in sorted((self.folder.path / "runs" / condition).glob("seed-*/manifest.json")):
+                unit = Unit(condition, int(path.parent.name.removeprefix("seed-")))
+                plan.refuse_other_settings(unit, self.folder, read_manifest(self.folder.run(condition, unit.seed)))
+                begun += 1
+        return begun
 
 
 def shipped() -> list[str]:
@@ -219,9 +233,10 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _first_untrained(plan: Plan, folder: StudyFolder, missing: Iterable[Unit]) -> Unit | None:
-    runs = dict.fromkeys(replace(unit, step=None) for unit in missing)
-    return next(iter(missing_units(plan, folder, runs)), None)
+def _trained_by(study: StudyConfig) -> dict[str, Any]:
+    """The settings that training depends on."""
+    named = study.model_dump(mode="json", include={"data", "model", "recipe", "checkpoints", "conditions"})
+    return {**named, "threads": study.compute.threads, "device": study.compute.device}
 
 
 def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
@@ -234,7 +249,3 @@ def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
     if path.endswith(".py"):
         model = model.model_copy(update={"name": f"{(here / path).absolute()}:{name}"})
     return config.model_copy(update={"data": data, "model": model})
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 160 else text[:157] + "..."

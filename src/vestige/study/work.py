@@ -28,7 +28,7 @@ from vestige.runs.store import RunFolder, StudyFolder, damaged, read_tensors, wr
 from vestige.runs.tables import conform
 from vestige.study.plan import Job, Plan, Unit
 from vestige.training.loop import Parent, train_run
-from vestige.training.runtime import choose_device
+from vestige.training.runtime import session
 
 Progress = Callable[[int, int], None]
 
@@ -44,10 +44,17 @@ def do(plan: Plan, unit: Unit, folder: StudyFolder, *, verify: bool, progress: P
     if plan.is_done(unit, folder, manifest, verify=verify):
         return
     if unit.step is None:
+        plan.refuse_other_settings(unit, folder, manifest)
         _train(plan, unit, folder, manifest, progress)
         return
-    jobs = plan.missing_jobs(unit, run, manifest, verify=verify)
-    bench = _Bench(plan, run, unit, manifest)
+    with session(plan.study.compute) as device:
+        _measure(_Bench(plan, run, unit, manifest, device), verify=verify, progress=progress)
+
+
+def _measure(bench: "_Bench", *, verify: bool, progress: Progress) -> None:
+    plan, run, unit = bench.plan, bench.run, bench.unit
+    assert unit.step is not None
+    jobs = plan.missing_jobs(unit, run, bench.manifest, verify=verify)
     for number, (job, key) in enumerate(jobs):
         progress(number, len(jobs))
         began = time.perf_counter()
@@ -95,10 +102,7 @@ class _Bench:
     run: RunFolder
     unit: Unit
     manifest: Manifest
-
-    @cached_property
-    def device(self) -> torch.device:
-        return choose_device(self.plan.study.compute.device)
+    device: torch.device
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:

@@ -118,7 +118,10 @@ class Keeper:
         logger.warning("%s was made %s: training begins anew", self.run.path, cause)
         for path in self.run.state(0).parent.glob("step-*.safetensors"):
             path.unlink(missing_ok=True)
-        update_json(self.run.manifest, lambda stored: {**_without_states(stored), "checkpoints": [], "seconds": 0.0})
+        update_json(
+            self.run.manifest,
+            lambda stored: {**_without_states(stored), "checkpoints": [], "complete": False, "seconds": 0.0},
+        )
         return Manifest()
 
     def _states(self, manifest: Manifest) -> list[tuple[int, Artifact]]:
@@ -230,7 +233,7 @@ def _no_parent_state(parent: Parent, condition: str, found: str) -> StoreError:
     return StoreError(
         f"branching {condition!r} from {parent.condition!r} at step {parent.step}",
         found=f"the state {parent.run.state(parent.step)} is {found}",
-        remedy=f"Delete {parent.run.manifest} and run again: the parent is trained again",
+        remedy=f"Delete {parent.run.state(parent.step)} and run again: the parent is trained to it again",
     )
 
 
