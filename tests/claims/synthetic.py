@@ -138,7 +138,7 @@ def _settings(seeds: Sequence[int]) -> dict[str, Any]:
         "recipe": {"epochs": EPOCHS},
         "conditions": conditions,
         "seeds": list(seeds),
-        "claims": {"early_window": EARLY_WINDOW},
+        "claims": {"early_window": EARLY_WINDOW, "pilot_seeds": [90, 91]},
     }
 
 

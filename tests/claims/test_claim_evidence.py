@@ -13,11 +13,11 @@ from vestige.claims.curves import Material, advantage_curves, inner_stages, sele
 from vestige.claims.evidence import (
     emergence,
     importance,
-    linearity,
     peak_steps,
     quarter_step,
     suggest_early_window,
 )
+from vestige.claims.linearity import linearity
 
 
 def neurons(values, *, seed=0, step=0):
@@ -160,16 +160,84 @@ def test_early_window_ends_before_its_last_step():
     assert np.mean(list(early.values.values())) == pytest.approx((3 * 0.12 + 0.02) / 4, abs=1e-6)
 
 
-def test_early_midpoint_counts_every_checkpoint_of_the_window_and_beside_it_those_above_chance():
-    study, tables = make_study(Effects(spread={"midpoint": 0.0}))
+@pytest.mark.parametrize(
+    ("window", "steps"), [(12, 12), ({"stop": 3, "unit": "epochs"}, 12), ({"stop": 0.5, "unit": "epochs"}, 2)]
+)
+def test_early_window_is_placed_in_steps(window, steps):
+    assert material(claims={"early_window": window}).early_window == steps
+
+
+def test_early_window_in_epochs_is_not_known_before_the_first_is_over():
+    study, tables = make_study(claims={"early_window": {"stop": 3, "unit": "epochs"}})
+    tables["history"] = tables["history"].filter(pl.col("epoch") < 1)
+    young = Material.of(study, tables, None)
+    assert young.early_window is None
+    for sample in (importance(young)["C2.early.zero"], linearity(young)["C3.a"], linearity(young)["C3.b.level"]):
+        assert "the early window is in epochs, and no epoch is over yet: run `vestige run`" in sample.missing
+    assert importance(young)["C2.final.zero"].values
+
+
+def with_midpoint_at_initialisation(tables, value):
     untrained = (pl.col("measure") == "midpoint") & (pl.col("layer") == "logits") & (pl.col("step") == 0)
-    tables["linearity"] = tables["linearity"].with_columns(
-        pl.when(untrained).then(1.4).otherwise(pl.col("value")).alias("value")
-    )
+    return tables["linearity"].with_columns(pl.when(untrained).then(value).otherwise(pl.col("value")).alias("value"))
+
+
+def test_early_midpoint_is_of_judgeable_checkpoints_and_beside_it_of_all():
+    study, tables = make_study(Effects(spread={"midpoint": 0.0}))
+    tables["linearity"] = with_midpoint_at_initialisation(tables, 1.4)
     samples = linearity(Material.of(study, tables, None))
     early = (1.4 + 4 * 0.4) / 5  # steps 0, 1, 2, 4, 8
-    assert samples["C3.a"].values[0] == pytest.approx(math.log(0.7 / early))
-    assert samples["C3.a.judgeable"].values[0] == pytest.approx(math.log(0.7 / 0.4))
+    assert samples["C3.a"].values[0] == pytest.approx(math.log(0.7 / 0.4))
+    assert samples["C3.a"].note == ""
+    assert samples["C3.a.all"].values[0] == pytest.approx(math.log(0.7 / early))
+
+
+def test_what_is_judgeable_is_decided_by_the_intact_network_of_c2():
+    """Its statistics are recomputed, as those of the network whose linearity is measured; training's lag behind."""
+    study, tables = make_study(Effects(spread={"midpoint": 0.0}))
+    tables["linearity"] = with_midpoint_at_initialisation(tables, 1.4)
+    first = (pl.col("step") == 0) & (pl.col("fraction") == 0)
+    tables["cumulative"] = tables["cumulative"].with_columns(
+        pl.when(first).then(0.7).otherwise(pl.col("top1")).alias("top1")
+    )
+    in_ablation = linearity(Material.of(study, tables, None))["C3.a"]
+    early = (1.4 + 3 * 0.4) / 4  # steps 0, 2, 4, 8
+    assert in_ablation.values[0] == pytest.approx(math.log(0.7 / early))
+    in_training = linearity(Material.of(study, tables | {"cumulative": tables["cumulative"].clear()}, None))["C3.a"]
+    assert in_training.values[0] == pytest.approx(math.log(0.7 / 0.4))
+    assert "for want of cumulative ablation" in in_training.note
+
+
+def test_share_of_a_linear_model_is_of_judgeable_checkpoints_too():
+    study, tables = make_study(Effects(spread={"kalimeris": 0.0}))
+    second = (pl.col("measure") == "kalimeris") & (pl.col("step") == 1)
+    tables["linearity"] = tables["linearity"].with_columns(
+        pl.when(second).then(0.1).otherwise(pl.col("value")).alias("value")
+    )
+    level = linearity(Material.of(study, tables, None))["C3.b.level"]
+    assert list(level.values.values()) == pytest.approx([0.9] * 5)
+
+
+def test_small_layers_are_named_beside_the_areas():
+    study, tables = make_study()
+    sizes = {"layer1": 31, "layer2": 32, "layer3": 4}
+    wide = [
+        tables["selectivity"].filter(pl.col("stage") == stage, pl.col("neuron") == 0).with_columns(neuron=n)
+        for stage, size in sizes.items()
+        for n in range(size)
+    ]
+    found = pl.concat([frame.with_columns(pl.col("neuron").cast(pl.Int32)) for frame in wide])
+    notes = [s.note for s in importance(Material.of(study, tables | {"selectivity": found}, None)).values()]
+    assert (
+        notes
+        == [
+            "in layers of fewer than 32 neurons (layer1: 31) activity-matched hardly differs from csi-desc "
+            "(deciles of one to three neurons): the effect is squeezed towards 0"
+        ]
+        * 6
+    )
+    without = tables | {"selectivity": found.filter(pl.col("stage") != "layer1")}
+    assert {s.note for s in importance(Material.of(study, without, None)).values()} == {""}
 
 
 def test_cut_weighs_checkpoints_by_the_steps_before_them():

@@ -128,14 +128,14 @@ def test_nan_is_left_out_and_named():
     )
     for name, seed, reason in [
         ("C1", 1, "no csi_cv at step 0 or at the last step (100)"),
-        ("C3", 2, "no midpoint nonlinearity before step 12 or at the last step (100)"),
+        ("C3", 2, "no midpoint nonlinearity at the last step (100)"),
         ("C4", 4, "'baseline' lacks the test accuracy of the last 3 checkpoints"),
     ]:
         clause = claims[name]["clauses"][0]
         assert clause["seeds"] == [s for s in range(5) if s != seed]
         assert clause["note"] == f"left out: seed {seed}: {reason}"
     change = next(c for c in claims["C2"]["clauses"] if c["id"] == "C2.change.zero")
-    assert change["note"] == "left out: seed 3: no judgeable curve at the last step (100)"
+    assert change["note"].startswith("left out: seed 3: no judgeable curve at the last step (100); in layers of fewer")
     json.dumps(claims, allow_nan=False)
 
 
@@ -153,6 +153,22 @@ def test_no_checkpoint_above_chance_leaves_c2_unmeasured():
     claim = judged(change={"cumulative": lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32))})["C2"]
     assert claim["verdict"] == "not measured"
     assert "no judgeable curve before step 12" in claim["clauses"][0]["note"]
+
+
+def test_no_checkpoint_above_chance_leaves_c3_unmeasured_but_the_number_of_all_checkpoints():
+    flat = {kind: lambda table: table.with_columns(top1=pl.lit(0.1, pl.Float32)) for kind in ("cumulative", "history")}
+    claim = judged(change=flat)["C3"]
+    assert claim["verdict"] == "not measured"
+    reason = "no midpoint nonlinearity at a judgeable checkpoint before step 12"
+    assert reason in claim["clauses"][0]["note"]
+    assert next(item for item in claim["beside"] if item["id"] == "C3.a.all")["estimate"] is not None
+
+
+def test_who_is_judgeable_is_not_known_without_any_accuracy():
+    gone = dict.fromkeys(("cumulative", "history"), pl.DataFrame.clear)
+    assert "history of 'baseline' is not there yet" in judged(change=gone)["C3"]["clauses"][0]["note"]
+    unknown = judged(change={"selectivity": pl.DataFrame.clear})["C3"]["clauses"][0]["note"]
+    assert "the number of classes is not known" in unknown
 
 
 def test_a_network_of_one_stage_has_no_m():
@@ -176,3 +192,16 @@ def test_unfinished_training_is_said():
         "training of the baseline is at epoch 25 of 30: T is not the end of training"
     )
     assert judge_study(*make_study())["note"] == ""
+
+
+def test_an_early_window_that_was_not_chosen_well_is_said():
+    study, tables = make_study(claims={"early_window": 26})
+    assert judge_study(study, tables)["note"] == (
+        "the early window was not taken from pilot seeds (claims.pilot_seeds is empty); "
+        "the early window is 26% of training (26 of 100 steps): over a quarter"
+    )
+    study, tables = make_study(claims={"early_window": 25, "pilot_seeds": [90]})
+    assert judge_study(study, tables)["note"] == ""
+    # of the whole training, not of what is there of it
+    half = {kind: table.filter(pl.col("step") <= 50) for kind, table in tables.items()}
+    assert "quarter" not in judge_study(study, half)["note"]

@@ -274,6 +274,16 @@ def test_a_window_that_does_not_cut_selectivity_leaves_c4_open(arm):
     assert (check["verdict"], check["estimate"]) == ("fails", pytest.approx(0.6, abs=1e-6))
 
 
+def test_without_its_check_c4_finds_nothing_by_name():
+    not_by_selectivity = HARM | {"eta2-early": 0.01}
+    checked = judged(Effects(harm=not_by_selectivity))["C4"]
+    assert checked["finding"] == TIMING_MATTERS
+    uncut = judged(Effects(harm=not_by_selectivity, cut={"early": 0.9, "late": 0.6}))["C4"]
+    assert verdicts(uncut) == verdicts(checked)
+    assert uncut["finding"] == ""
+    assert TIMING_MATTERS not in uncut["sentence"]
+
+
 def test_a_failed_check_leaves_even_a_contradiction_open():
     assert (
         judged(Effects(cut={"early": 0.1, "late": 0.9}, harm=HARM | {"late": 0.1}))["C4"]["verdict"] == "inconclusive"
@@ -311,7 +321,7 @@ def test_order_of_rows_and_of_seeds_changes_nothing():
 
 def test_pilot_seeds_in_the_tables_are_not_judged():
     study, _ = make_study()
-    _, more = make_study(seeds=(0, 1, 2, 3, 4, 90, 91))
+    _, more = make_study(seeds=(0, 1, 2, 3, 4, 90, 91), claims=None)
     for claim in judge_study(study, more)["claims"]:
         assert all(set(clause["seeds"]) <= set(study.seeds) for clause in claim["clauses"])
 
@@ -334,6 +344,8 @@ def test_record_has_the_shape_that_the_report_reads():
     record = judge_study(study, tables)
     assert {"version", "note", "early_window", "last_step", "classes", "seeds", "claims"} == set(record)
     assert (record["last_step"], record["classes"], record["early_window"]) == (LAST, 10, 12)
+    epochs, _ = make_study(claims={"early_window": {"stop": 2.5, "unit": "epochs"}})
+    assert judge_study(epochs, tables)["early_window"] == 10
     for claim in record["claims"]:
         assert {
             "id",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material
+from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material, window_in_steps
 from vestige.claims.evidence import Sample, collect, why_absent
 
 CUT = 0.8
@@ -62,15 +62,9 @@ def window_steps(material: Material, condition: str) -> tuple[int, int] | None:
     config, last = material.study.conditions.get(condition), material.last_step
     if config is None or not config.interventions or last is None:
         return None
-    starts, stops = [], []
-    for intervention in config.interventions:
-        window = intervention.window
-        unit = 1 if window.unit == "steps" else material.steps_per_epoch
-        if unit is None:
-            return None
-        starts.append(round(window.start * unit))
-        stops.append(last if window.stop is None else round(window.stop * unit))
-    return min(starts), max(stops)
+    windows = [window_in_steps(one.window, material.steps_per_epoch, last) for one in config.interventions]
+    known = [window for window in windows if window]
+    return (min(a for a, _ in known), max(b for _, b in known)) if len(known) == len(windows) else None
 
 
 def _harm(material: Material, reference: str, condition: str, note: str = "") -> Sample:

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from vestige.config import ClaimsConfig, StudyConfig
+from vestige.config import ClaimsConfig, StudyConfig, Window
 from vestige.runs.tables import empty
 from vestige.stats.effects import normalised_area
 
@@ -80,8 +80,37 @@ class Material:
     @cached_property
     def steps_per_epoch(self) -> int | None:
         """From the history's own steps and epochs; None before the first whole epoch."""
-        last = self.tables["history"].filter(pl.col("epoch") >= 1).sort("epoch").tail(1)
-        return round(last["step"][0] / last["epoch"][0]) if len(last) else None
+        return steps_per_epoch(self.tables["history"])
+
+    @cached_property
+    def early_window(self) -> int | None:
+        """w of the early window [0, w), in steps; None where it is not known yet."""
+        return early_window(self.claims, self.tables["history"])
+
+    @cached_property
+    def total_steps(self) -> int | None:
+        """Steps of the whole training, as far as they are known."""
+        per_epoch = self.steps_per_epoch
+        return self.last_step if per_epoch is None else round(per_epoch * self.study.recipe.epochs)
+
+
+def steps_per_epoch(history: pl.DataFrame) -> int | None:
+    """From the history's own steps and epochs; None before the first whole epoch."""
+    last = history.filter(pl.col("epoch") >= 1).sort("epoch").tail(1)
+    return round(last["step"][0] / last["epoch"][0]) if len(last) else None
+
+
+def window_in_steps(window: Window, per_epoch: int | None, total: int) -> tuple[int, int] | None:
+    """A window in steps, [start, stop); None where it is in epochs and no epoch is over yet."""
+    if window.unit == "steps":
+        return window.in_steps(1, total)
+    return None if per_epoch is None else window.in_steps(per_epoch, total)
+
+
+def early_window(claims: ClaimsConfig, history: pl.DataFrame) -> int | None:
+    """w of the early window [0, w), in steps; None where it is in epochs and no epoch is over yet."""
+    found = window_in_steps(claims.early_window, steps_per_epoch(history), 0)  # it has a stop
+    return found[1] if found else None
 
 
 def inner_stages(selectivity: pl.DataFrame) -> tuple[str, ...]:
@@ -144,6 +173,12 @@ def linearity_curves(linearity: pl.DataFrame, measure: str, layer: str = "logits
 def accuracy_curves(history: pl.DataFrame) -> Curves:
     """Test accuracy of one condition at its checkpoints, shares in [0, 1]."""
     return _as_curves(history.filter(pl.col("split") == "test").select("seed", "step", "top1"))
+
+
+def intact_curves(cumulative: pl.DataFrame) -> Curves:
+    """Accuracy before anything is ablated, of one condition: it decides which curves are judgeable."""
+    intact = cumulative.filter(pl.col("fraction") == 0, pl.col("top1").is_finite())
+    return _as_curves(intact.group_by("seed", "step", maintain_order=True).agg(pl.col("top1").max()))
 
 
 def mean_over(curve: Curve, steps: Iterable[int]) -> float:

@@ -1,6 +1,7 @@
-"""Curves -> the statistic of every clause, one number a seed; a seed without one is named with the reason."""
+"""Curves -> the statistics of C1 and C2, one number a seed; a seed without one is named with the reason."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,14 +14,18 @@ from vestige.claims.curves import (
     Material,
     advantage_curves,
     inner_stages,
-    linearity_curves,
     mean_over,
     selectivity_curves,
 )
 from vestige.config import StudyConfig
-from vestige.stats.effects import judgeable
 
-KALIMERIS = "kalimeris"
+FEW_NEURONS = 32
+"""Deciles of fewer neurons hold one to three of them."""
+
+_NO_WINDOW = "the early window is in epochs, and no epoch is over yet: run `vestige run`"
+NO_CLASSES = "the number of classes is not known without the selectivity table: run `vestige run`"
+Statistic = Callable[[int], float | str]
+"""Of a seed: a number, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Sample:
     note: str = ""
 
 
-def collect(seeds: Iterable[int], of: Callable[[int], float | str], note: str = "") -> Sample:
+def collect(seeds: Iterable[int], of: Statistic, note: str = "") -> Sample:
     """One number for every seed, or why there is none; NaN and infinity are no numbers."""
     values: dict[int, float] = {}
     left_out: dict[int, str] = {}
@@ -80,6 +85,52 @@ def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
     return f"{kind} of {condition!r} is not there yet: {command}"
 
 
+def all_missing(names: Iterable[str], reason: str) -> dict[str, Sample]:
+    """No value of any of them, for one reason."""
+    return {name: Sample(missing=reason) for name in names}
+
+
+def early_mean(
+    material: Material, curves: Curves, lack: str, among: Mapping[int, set[int]] | str | None = None
+) -> Statistic:
+    """Mean over the early window.
+
+    Args:
+      material: knows the window.
+      curves: by seed.
+      lack: what is missing where the window holds none of a curve's steps.
+      among: steps that count, by seed, or why they are not known; None: all.
+    """
+    window = material.early_window
+
+    def one(seed: int) -> float | str:
+        if window is None or isinstance(among, str):
+            return _NO_WINDOW if window is None else str(among)
+        curve = curves.get(seed, {})
+        steps = [step for step in curve if step < window and (among is None or step in among.get(seed, ()))]
+        of = " at a judgeable checkpoint" if among is not None else ""
+        return mean_over(curve, steps) if steps else f"{lack}{of} before step {window}"
+
+    return one
+
+
+def final_value(curves: Curves, last: int, lack: str) -> Statistic:
+    """The value at the last step."""
+    return lambda seed: curves.get(seed, {}).get(last, f"{lack} at the last step ({last})")
+
+
+def both(first: Statistic, second: Statistic, of: Callable[[float, float], float | str]) -> Statistic:
+    """A number made of two statistics, where there are both."""
+
+    def one(seed: int) -> float | str:
+        a, b = first(seed), second(seed)
+        if isinstance(a, str) or isinstance(b, str):
+            return a if isinstance(a, str) else b
+        return of(a, b)
+
+    return one
+
+
 def log_ratio(above: float, below: float) -> float | str:
     """ln(above / below), or why there is none."""
     if not (above > 0 and below > 0):
@@ -115,9 +166,9 @@ def emergence(material: Material) -> dict[str, Sample]:
         "C1.eta2-rise",
     )
     if rows.is_empty() or last is None:
-        return _all_missing(names, why_absent(material.study, "selectivity", baseline))
+        return all_missing(names, why_absent(material.study, "selectivity", baseline))
     if not inner_stages(rows):
-        return _all_missing(names, "all layers are of the last stage, which m(t) leaves out")
+        return all_missing(names, "all layers are of the last stage, which m(t) leaves out")
     m, eta2 = material.selectivity(baseline), material.selectivity(baseline, "eta2_adj")
     lack = f"at step 0 or at the last step ({last})"
 
@@ -152,33 +203,20 @@ def importance(material: Material) -> dict[str, Sample]:
     """C2: the area that csi-desc takes beyond activity-matched, early and its change, by ablation value."""
     samples: dict[str, Sample] = {}
     baseline, last = material.claims.roles.baseline, material.last_step
-    rows = material.rows("cumulative", baseline)
+    rows, lack = material.rows("cumulative", baseline), "no judgeable curve"
     for value in ("zero", "mean"):
         names = (f"C2.early.{value}", f"C2.change.{value}", f"C2.final.{value}")
         if reason := _no_areas(material, rows, value):
-            samples |= _all_missing(names, reason)
+            samples |= all_missing(names, reason)
             continue
         assert last is not None
         assert material.classes is not None
         curves = advantage_curves(rows, value, _inner_scopes(material, rows), material.classes)
-        samples |= dict(zip(names, _early_and_final(material, curves, last, "no judgeable curve"), strict=True))
+        early, final = early_mean(material, curves, lack), final_value(curves, last, lack)
+        note = _few_neurons(material.rows("selectivity", baseline))
+        for name, of in zip(names, (early, both(early, final, operator.sub), final), strict=True):
+            samples[name] = collect(material.study.seeds, of, note)
     return samples
-
-
-def linearity(material: Material) -> dict[str, Sample]:
-    """C3: midpoint nonlinearity of the logits and the Kalimeris share, early against the end."""
-    baseline, last = material.claims.roles.baseline, material.last_step
-    rows = material.rows("linearity", baseline)
-    shares = ("C3.b.level", "C3.b.above-final", "C3.b.final")
-    middles = ("C3.a", "C3.a.judgeable")
-    if rows.is_empty() or last is None:
-        return _all_missing((*middles, *shares), why_absent(material.study, "linearity", baseline))
-    midpoint, kalimeris = linearity_curves(rows, "midpoint"), linearity_curves(rows, KALIMERIS)
-    samples = _midpoints(material, midpoint, last) if midpoint else _all_missing(middles, _no_measure("midpoint"))
-    if not kalimeris:
-        return samples | _all_missing(shares, _no_measure(KALIMERIS))
-    early, change, final = _early_and_final(material, kalimeris, last, "no Kalimeris share")
-    return samples | dict(zip(shares, (early, change, final), strict=True))
 
 
 def suggest_early_window(selectivity: pl.DataFrame, condition: str = "baseline") -> int | None:
@@ -203,43 +241,19 @@ def suggest_early_window(selectivity: pl.DataFrame, condition: str = "baseline")
     return next((step for step in shared if step > peak and mean[step] <= halfway), None)
 
 
-def _early_and_final(material: Material, curves: Curves, last: int, lack: str) -> tuple[Sample, Sample, Sample]:
-    """Mean over the early window, that minus the final value, and the final value."""
-    window, seeds = material.claims.early_window, material.study.seeds
-
-    def early(seed: int) -> float | str:
-        value = mean_over(curve := curves.get(seed, {}), [step for step in curve if step < window])
-        return value if math.isfinite(value) else f"{lack} before step {window}"
-
-    def final(seed: int) -> float | str:
-        return curves.get(seed, {}).get(last, f"{lack} at the last step ({last})")
-
-    def change(seed: int) -> float | str:
-        first, then = early(seed), final(seed)
-        if isinstance(first, str) or isinstance(then, str):
-            return first if isinstance(first, str) else then
-        return first - then
-
-    return collect(seeds, early), collect(seeds, change), collect(seeds, final)
-
-
-def _midpoints(material: Material, curves: Curves, last: int) -> dict[str, Sample]:
-    accuracy = material.accuracy(material.claims.roles.baseline)
-
-    def ratio(seed: int, *, only_judgeable: bool) -> float | str:
-        curve, window = curves.get(seed, {}), material.claims.early_window
-        steps = [step for step in curve if step < window]
-        if only_judgeable:
-            steps = [s for s in steps if judgeable(accuracy.get(seed, {}).get(s, 0.0), material.classes or 2)]
-        if last not in curve or not steps:
-            return f"no midpoint nonlinearity before step {window} or at the last step ({last})"
-        return log_ratio(curve[last], mean_over(curve, steps))
-
-    seeds = material.study.seeds
-    return {
-        "C3.a": collect(seeds, lambda seed: ratio(seed, only_judgeable=False)),
-        "C3.a.judgeable": collect(seeds, lambda seed: ratio(seed, only_judgeable=True)),
-    }
+def _few_neurons(selectivity: pl.DataFrame) -> str:
+    """A warning where a layer outside the last stage is too small for its neurons to be matched by activity."""
+    inner = selectivity.filter(pl.col("stage").is_in(inner_stages(selectivity)))
+    sizes = inner.group_by("stage", "layer", maintain_order=True).agg(pl.col("neuron").n_unique())
+    stages = sizes.group_by("stage", maintain_order=True).agg(pl.col("neuron").min())
+    few = stages.filter(pl.col("neuron") < FEW_NEURONS)
+    if few.is_empty():
+        return ""
+    named = ", ".join(f"{stage}: {neurons}" for stage, neurons in few.iter_rows())
+    return (
+        f"in layers of fewer than {FEW_NEURONS} neurons ({named}) activity-matched hardly differs from csi-desc "
+        "(deciles of one to three neurons): the effect is squeezed towards 0"
+    )
 
 
 def _recession_by_quarter(m: Curve, peak: int, last: int) -> float | str:
@@ -257,7 +271,7 @@ def _no_areas(material: Material, rows: pl.DataFrame, value: str) -> str:
     if rows.filter(pl.col("value") == value).is_empty():
         return why_absent(material.study, "cumulative", material.claims.roles.baseline)
     if material.classes is None:
-        return "the number of classes is not known without the selectivity table: run `vestige run`"
+        return NO_CLASSES
     if not _inner_scopes(material, rows):
         return "no curve of a stage outside the last: run `vestige run`"
     return ""
@@ -268,11 +282,3 @@ def _inner_scopes(material: Material, rows: pl.DataFrame) -> Sequence[str]:
     scopes = [scope for scope in rows["scope"].unique(maintain_order=True) if scope != "all"]
     inner = inner_stages(material.rows("selectivity", material.claims.roles.baseline)) or scopes[:-1]
     return [scope for scope in scopes if scope in inner]
-
-
-def _no_measure(measure: str) -> str:
-    return f"the linearity table has no measure {measure!r} of the logits: this version does not make it"
-
-
-def _all_missing(names: Iterable[str], reason: str) -> dict[str, Sample]:
-    return {name: Sample(missing=reason) for name in names}

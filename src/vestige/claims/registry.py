@@ -134,7 +134,7 @@ def _linearity() -> Claim:
                 statistic="ln midpoint-logit(T)/midpoint-logit(early)",
                 unit=Unit.LN_RATIO,
                 smallest_effect=math.log(1.25),
-                sentence="the midpoint nonlinearity of the logits at the end of training is {} that early on",
+                sentence="midpoint nonlinearity of the logits at the end is {} that of early checkpoints above chance",
             ),
             Clause(
                 id="C3.b.level",
@@ -154,10 +154,10 @@ def _linearity() -> Claim:
         ),
         beside=(
             Beside(
-                id="C3.a.judgeable",
-                statistic="ln midpoint-logit(T)/midpoint-logit(early), early checkpoints above chance only",
+                id="C3.a.all",
+                statistic="ln midpoint-logit(T)/midpoint-logit(early), all early checkpoints",
                 unit=Unit.LN_RATIO,
-                sentence="midpoint nonlinearity at the end is {} that of the early checkpoints above chance",
+                sentence="midpoint nonlinearity at the end is {} that of all early checkpoints, step 0 included",
             ),
             Beside(
                 id="C3.b.final",

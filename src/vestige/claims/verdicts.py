@@ -15,7 +15,8 @@ import polars as pl
 
 from vestige.claims.causality import CUT, causality
 from vestige.claims.curves import Material
-from vestige.claims.evidence import Sample, emergence, importance, linearity
+from vestige.claims.evidence import Sample, emergence, importance
+from vestige.claims.linearity import linearity
 from vestige.claims.registry import registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
@@ -51,8 +52,8 @@ def judge_study(
     adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
     return {
         "version": CLAIMS_VERSION,
-        "note": _unfinished(material),
-        "early_window": study.claims.early_window,
+        "note": _warnings(material),
+        "early_window": material.early_window,
         "last_step": material.last_step,
         "classes": material.classes,
         "seeds": list(study.seeds),
@@ -69,7 +70,8 @@ def _claim_record(
     verdicts = {one.clause.id: one.verdict for one in judged}
     aside = [_beside_record(item, samples[item.id]) for item in claim.beside]
     verdict, why = _verdict(claim, judged, samples, p_holm)
-    found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside})
+    checked = not _failed_checks(claim, samples)
+    found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside}) if checked else ""
     clauses = [_clause_record(one) for one in judged]
     sentences = {clause["id"]: clause["sentence"] for clause in clauses}
     return {
@@ -96,14 +98,20 @@ def _verdict(
     notes = []
     if unmeasured := [one.clause.id for one in judged if one.verdict is Verdict.NOT_MEASURED]:
         notes.append(f"not measured: {', '.join(unmeasured)}")
-    if claim.id == "C4" and verdict not in (Verdict.FEW_SEEDS, Verdict.NOT_MEASURED):
-        failed = [f"{name}: {state}" for name in CHECKS if (state := check(samples[name])) != "holds"]
-        if failed:
-            verdict = Verdict.INCONCLUSIVE
-            notes.append(f"manipulation check (m cut by {CUT:.0%} in both windows): {', '.join(failed)}")
+    failed = _failed_checks(claim, samples)
+    if failed and verdict not in (Verdict.FEW_SEEDS, Verdict.NOT_MEASURED):
+        verdict = Verdict.INCONCLUSIVE
+        notes.append(f"manipulation check (m cut by {CUT:.0%} in both windows): {', '.join(failed)}")
     if verdict is Verdict.INCONCLUSIVE and set(verdicts) == {Verdict.SUPPORTED} and not notes:
         notes.append(f"every clause holds, but not after Holm's correction (p {p_holm:.2g})")
     return verdict, "; ".join(notes)
+
+
+def _failed_checks(claim: Claim, samples: Mapping[str, Sample]) -> list[str]:
+    """C4's manipulation checks that do not hold: without them no finding of it means anything."""
+    if claim.id != "C4":
+        return []
+    return [f"{name}: {state}" for name in CHECKS if (state := check(samples[name])) != "holds"]
 
 
 def check(sample: Sample) -> str:
@@ -157,13 +165,19 @@ def _beside_record(item: Beside, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _unfinished(material: Material) -> str:
-    """A warning where T is not the end of training."""
+def _warnings(material: Material) -> str:
+    """What holds for all claims: T is not the end of training, or the early window was not well chosen."""
+    said = []
     baseline = material.rows("history", material.claims.roles.baseline)
     epoch, epochs = baseline["epoch"].max(), material.study.recipe.epochs
     if isinstance(epoch, float) and epoch < epochs - 1e-6:
-        return f"training of the baseline is at epoch {epoch:.4g} of {epochs}: T is not the end of training"
-    return ""
+        said.append(f"training of the baseline is at epoch {epoch:.4g} of {epochs}: T is not the end of training")
+    if not material.claims.pilot_seeds:
+        said.append("the early window was not taken from pilot seeds (claims.pilot_seeds is empty)")
+    window, total = material.early_window, material.total_steps
+    if window and total and 4 * window > total:
+        said.append(f"the early window is {window / total:.0%} of training ({window} of {total} steps): over a quarter")
+    return "; ".join(said)
 
 
 def _number(value: float) -> float | None:
