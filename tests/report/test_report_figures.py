@@ -161,10 +161,22 @@ def test_many_layers_are_told_apart_by_stage_and_dash(study, tables, claims, man
 
 def test_both_protocols_have_a_view_and_a_file(study, tables):
     both = pl.concat([tables["selectivity"], tables["selectivity"].with_columns(protocol=pl.lit("faithful"))])
-    views = build_figures(Source(study, {"selectivity": both}, None, {}))[0].views
+    figure = build_figures(Source(study, {"selectivity": both}, None, {}))[0]
+    assert "class sums in place of class means, and stored batch-norm statistics" in figure.caption
+    views = figure.views
     assert {view.file for view in views if view.file} == {
         "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful",
     }  # fmt: skip
+
+
+def test_captions_say_what_their_numbers_are_of(figures, study, tables):
+    assert "stored batch-norm statistics, the recipe’s precision" in figures["accuracy"].caption
+    assert "CSI is from all images of the selectivity measurement, those of the ablation" in figures["F2b"].caption
+    assert not any("Faithful" in figure.caption for figure in figures.values())
+    faithful = tables | {"selectivity": tables["selectivity"].with_columns(protocol=pl.lit("faithful"))}
+    alone = {figure.id: figure for figure in build_figures(Source(study, faithful, None, {}))}
+    assert alone["F2b"].shown
+    assert all("Faithful differs from corrected in two things" in alone[name].caption for name in ("F1", "F2b"))
 
 
 def test_plotly_knows_every_field(source, figures):

@@ -273,10 +273,29 @@ def test_how_it_was_made(page, study):
         "from the start to step 12" in made
     )
     assert "2 min 38 s over all runs" in made, "21 runs of 7.5 s"
-    assert "early_window: 12" in page.one("section", id="made").one("pre").text
+    assert re.search(r"early_window: start: 0\S* stop: 12", page.one("section", id="made").one("pre").text)
     runs = page.one(aria_label="Runs").all("tr")
     assert len(runs) == 1 + len(study.conditions) * 3
     assert any(row.text == "late 2 complete 100 baseline at step 64 7.5 s" for row in runs)
+
+
+def test_an_early_window_in_epochs_is_shown_in_steps_as_judged_else_by_the_history(tables, manifests, claims):
+    study = made_up_study((0, 1, 2), claims={"early_window": {"stop": 2.5, "unit": "epochs"}})
+    said = "epochs 0 to 2.5 (steps 0 to {}), not taken from pilot seeds"
+    for record, steps in ((claims | {"early_window": 12}, 12), (claims | {"early_window": None}, 10), (None, 10)):
+        source = Source(study, tables, record, manifests)
+        assert source.early == (0, steps)
+        made = read_page(render(source, ())).one("section", id="made").text
+        assert said.format(steps) in made
+    young = tables["history"].filter(pl.col("epoch") < 1)
+    source = Source(study, {"history": young}, None, manifests)
+    assert source.early is None
+    assert "epochs 0 to 2.5, not taken" in read_page(render(source, ())).one("section", id="made").text
+
+
+def test_a_warning_of_the_verdicts_keeps_its_capitals(study, claims):
+    warned = page_of(study, {}, claims | {"note": "training is at epoch 1 of 2: T is not the end"}, {})
+    assert "Training is at epoch 1 of 2: T is not the end." in warned.one("section", id="verdicts").text
 
 
 def test_runs_made_by_different_versions_are_told_apart(study):

@@ -24,13 +24,21 @@ class Making:
     differing: tuple[str, ...]
 
 
-def making(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) -> Making:
-    """Gather it; what differs between runs is said."""
+def making(
+    study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest], early_window: int | None = None
+) -> Making:
+    """Gather it; what differs between runs is said.
+
+    Args:
+      study: the study.
+      manifests: of every run, by condition and seed.
+      early_window: its stop in steps, where it is known.
+    """
     made = [manifest.made for manifest in manifests.values() if manifest.made]
     versions, various = _agreed([one.get("versions", {}) for one in made])
     hardware, machines = _agreed([one.get("hardware", {}) for one in made])
     return Making(
-        settings=_settings(study, manifests),
+        settings=_settings(study, manifests, early_window),
         conditions=tuple(
             (name, config.description, tuple(intervention(one) for one in config.interventions))
             for name, config in study.conditions.items()
@@ -77,7 +85,7 @@ def window(config: Window) -> str:
     return f"from {config.unit[:-1]} {config.start:g} to {end}"
 
 
-def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest]) -> Pairs:
+def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest], early_window: int | None) -> Pairs:
     recipe, data = study.recipe, study.data
     limits = [
         f"{limit} of the {split} images"
@@ -100,7 +108,7 @@ def _settings(study: StudyConfig, manifests: Mapping[tuple[str, int], Manifest])
                 f"weight decay {recipe.weight_decay:g}, {recipe.dtype}",
             ),
             ("Seeds", ", ".join(map(str, study.seeds))),
-            ("Early window", _early_window(study)),
+            ("Early window", _early_window(study, early_window)),
             ("Time in training", duration(training) + " over all runs" if training else ""),
             ("Time in measuring", duration(measuring) + " over all runs" if measuring else ""),
         )
@@ -113,11 +121,13 @@ def _network(study: StudyConfig) -> str:
     return f"{study.model.name}, width {study.model.width}" if own else study.model.name
 
 
-def _early_window(study: StudyConfig) -> str:
+def _early_window(study: StudyConfig, steps: int | None) -> str:
     if study.claims is None:
         return ""
-    pilots = [str(seed) for seed in study.claims.pilot_seeds]
-    return f"steps 0 to {study.claims.early_window}" + (f", from pilot seeds {names(pilots)}" if pilots else "")
+    config, pilots = study.claims.early_window, [str(seed) for seed in study.claims.pilot_seeds]
+    known = f" (steps 0 to {steps})" if steps and config.unit == "epochs" else ""
+    chosen = f"from pilot seeds {names(pilots)}" if pilots else "not taken from pilot seeds"
+    return f"{config.unit} 0 to {config.stop:g}{known}, {chosen}"
 
 
 def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def render(source: Source, figures: tuple[Figure, ...]) -> str:
         claims_note=(source.claims or {}).get("note") or "",
         figures=[(figure, _file_names(figure)) for figure in figures],
         missing=_missing(source),
-        making=making(source.study, source.manifests),
+        making=making(source.study, source.manifests, source.early_window),
         settings=dump_study(source.study),
         data={figure.id: figure_data(figure, source.scale) for figure in figures if figure.shown},
         light=LIGHT,

@@ -5,7 +5,7 @@ import math
 import polars as pl
 
 from vestige.report.figures.selectivity import layer_means, stage_means
-from vestige.report.figures.source import Source, curves, single_seed, step_table
+from vestige.report.figures.source import FAITHFUL, Source, curves, single_seed, step_table
 from vestige.report.panels import Axis, Figure, Key, Panel, Points, Table, View
 from vestige.stats.effects import normalised_area
 
@@ -101,7 +101,9 @@ def single_neurons(source: Source) -> Figure:
         caption="A point is one neuron of one seed, ablated by itself: how much the loss grows, against "
         "its CSI at that "
         "step. The early checkpoint is the one in the early window where selectivity before the last stage "
-        "is highest.",
+        "is highest. CSI is from all images of the selectivity measurement, those of the ablation included."
+        + FAITHFUL
+        * (_protocol(source) == "faithful"),
         alternative="Two scatter plots, early and late in training: class selectivity of a neuron against "
         "the change of "
         "loss when it alone is ablated, coloured by stage.",
@@ -117,10 +119,19 @@ def single_neurons(source: Source) -> Figure:
 def join_selectivity(source: Source) -> pl.DataFrame:
     """Single-neuron ablations with the selectivity of the same neuron at the same step."""
     measured = source.table("selectivity")
-    protocol = "corrected" if "corrected" in measured["protocol"] else "faithful"
     keys = ["condition", "seed", "step", "stage", "layer", "neuron"]
-    chosen = measured.filter(protocol=protocol).filter(~pl.col("dead").fill_null(False)).select(*keys, "csi", "csi_cv")
+    chosen = (
+        measured.filter(protocol=_protocol(source))
+        .filter(~pl.col("dead").fill_null(False))
+        .select(*keys, "csi", "csi_cv")
+    )
     return source.table("ablation").join(chosen, on=keys, how="inner", maintain_order="left")
+
+
+def _protocol(source: Source) -> str:
+    """Of the selectivity that single neurons are set against."""
+    found = source.table("selectivity")["protocol"]
+    return "faithful" if "faithful" in found and "corrected" not in found else "corrected"
 
 
 def _area_views(source: Source, rows: pl.DataFrame) -> tuple[View, ...]:

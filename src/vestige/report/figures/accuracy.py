@@ -34,7 +34,8 @@ def accuracy(source: Source) -> Figure:
     return Figure(
         id="accuracy",
         title="Accuracy by condition",
-        caption="Share of test images classified correctly. A condition that begins late starts from its "
+        caption="Share of test images classified correctly by the network as it was trained: stored batch-norm "
+        "statistics, the recipe’s precision. A condition that begins late starts from its "
         "baseline’s weights, so "
         f"its curve starts at its onset. Final: the mean of the last {LAST} checkpoints; small dots are "
         "seeds, large ones their mean.",

@@ -3,7 +3,7 @@
 
 import polars as pl
 
-from vestige.report.figures.source import FIRES, Source, curves, over_seeds, single_seed, step_table
+from vestige.report.figures.source import FAITHFUL, FIRES, Source, curves, over_seeds, single_seed, step_table
 from vestige.report.panels import Axis, Band, Figure, Key, Panel, View
 
 _RUN = ["condition", "protocol", "seed", "step"]
@@ -47,7 +47,7 @@ def selectivity(source: Source) -> Figure:
         caption="Thick: mean over seeds of the mean over neurons, layer by layer. Thin: single seeds. "
         "Neurons that never "
         "fire are left out, except among the closed gates. A share of raw CSI is noise: compare it with "
-        "its null band.",
+        "its null band." + FAITHFUL * ("faithful" in frame["protocol"]),
         alternative="Curves against optimiser steps of class selectivity, cross-validated selectivity, "
         "variance "
         "explained by class and closed gates, by stage.",

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from vestige.claims.curves import early_window
 from vestige.config import StudyConfig
 from vestige.report.panels import Axis, Curve, Key, StepScale, Table
 from vestige.report.style import DASHES, count, names, slot
@@ -14,6 +15,10 @@ from vestige.runs.manifest import Manifest
 from vestige.runs.tables import SCHEMAS, empty
 
 STEPS = "optimiser steps (log scale, 0 set apart)"
+FAITHFUL = (
+    " Faithful differs from corrected in two things at once: class sums in place of class means, and stored "
+    "batch-norm statistics in place of recomputed ones."
+)
 FIRES = ~pl.col("dead").fill_null(False)
 
 
@@ -121,10 +126,18 @@ class Source:
             for step in self.table(kind)["step"].unique()
         )
 
+    @cached_property
+    def early_window(self) -> int | None:
+        """w of the claims' early window [0, w) in steps: as judged, else by the history's epochs."""
+        if self.study.claims is None:
+            return None
+        judged = (self.claims or {}).get("early_window")
+        return judged or early_window(self.study.claims, self.table("history"))
+
     @property
     def early(self) -> tuple[float, float] | None:
-        """The early window of the claims, in steps."""
-        return (0, min(self.study.claims.early_window, self.scale.last)) if self.study.claims else None
+        """The early window as far as it is on the axis of steps."""
+        return (0, min(self.early_window, self.scale.last)) if self.early_window else None
 
     def files(self, pattern: str) -> str:
         """Where a measurement's tables lie in the study's folder."""
