@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 import torch
 
+from vestige.formulas import linearity
 from vestige.formulas.linearity import (
     class_centred,
     cross_layer_correlation,
     gate_churn,
+    gram,
     independent_churn,
     largest_mean,
     linear_cka,
@@ -66,6 +68,17 @@ def test_cka_is_that_of_ckatorch(n, features, others):
     ours = linear_cka(x_ND, y_NE).item()
     assert ours == pytest.approx(ckatorch.cka_batch(x_ND[None], y_NE[None]).item(), abs=1e-9)
     assert ours == pytest.approx(ckatorch.cka_base(x_ND, y_NE, unbiased=True).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("values_at_once", [1, 7 * 12, 2**18])
+def test_gram_in_chunks_is_that_of_the_whole(values_at_once, monkeypatch):
+    monkeypatch.setattr(linearity, "_GRAM_VALUES_AT_ONCE", values_at_once)
+    x_ND = 1e3 + draw(12, 50)
+    centred_ND = x_ND.numpy() - x_ND.numpy().mean(0)
+    np.testing.assert_allclose(gram(x_ND), centred_ND @ centred_ND.T, atol=1e-9)
+    np.testing.assert_allclose(gram(x_ND[:, :20]) + gram(x_ND[:, 20:]), gram(x_ND), atol=1e-9)
+    assert gram(x_ND.float()).dtype == torch.float64
+    assert not gram(x_ND[:, :0]).any()
 
 
 def test_cka_is_the_formula_of_hsic1():

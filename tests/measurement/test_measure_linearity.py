@@ -140,18 +140,22 @@ def test_cka_is_that_of_ckatorch(model, inputs):
         assert value == pytest.approx(ckatorch.cka_batch(x, y).item(), abs=1e-6)
 
 
-def test_cka_of_large_layers_is_pooled_and_says_so(model, inputs, monkeypatch):
-    monkeypatch.setattr(linearity, "FLATTENED_LIMIT", N * 128)
+@pytest.mark.parametrize("values_at_once", [N * 515, N * 100, 60 * 20])
+def test_cka_in_parts_is_that_of_whole_maps(values_at_once, model, inputs, monkeypatch):
+    """64 features of the input, 4 x 8 x 8, 8 x 4 x 4 and 16 x 2 x 2 of the layers, 3 logits: 515 an image."""
+    reference = measured(model, inputs).filter(pl.col("measure") == "cka")
+    passes = []
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
+    monkeypatch.setattr(linearity, "CKA_VALUES", values_at_once)
     table = measured(model, inputs)
-    whole, some_pooled = values(table, "cka"), values(table, "cka-pooled")
-    maps = {"input": inputs, **maps_by_hooks(model, inputs)}
-    maps["layer1.0"] = maps["layer1.0"].mean((2, 3))  # 4 x 8 x 8 features; layer2.0 has 8 x 4 x 4
-    assert {layer for pair in some_pooled for layer in pair} == {"layer1.0", *maps}
-    assert all("layer1.0" in pair for pair in some_pooled)
-    assert (len(whole), len(some_pooled)) == (6, 4)
-    for (layer, other), value in some_pooled.items():
-        x, y = maps[layer].flatten(1)[None], maps[other].flatten(1)[None]
-        assert value == pytest.approx(ckatorch.cka_batch(x, y).item(), abs=1e-6)
+    parts = -(-N * 515 // values_at_once)
+    others = len(passes) - 2 * 2 * parts  # two networks, two tiles
+    assert others == 2 * (2 + 2 * 2 + 1)  # two tiles of the survey, of ends, of middles; one for the widths
+    found = table.filter(pl.col("measure") == "cka")
+    assert found.select("measure", "layer", "other").equals(reference.select("measure", "layer", "other"))
+    for column in ("value", "anchor"):
+        assert found[column].to_numpy() == pytest.approx(reference[column].to_numpy(), abs=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

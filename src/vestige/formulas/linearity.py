@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _VALUES_AT_ONCE = 2**18  # in float64 a whole tile of feature maps can be gigabytes
+_GRAM_VALUES_AT_ONCE = 2**22  # fewer would be slower: each chunk goes through the whole Gram matrix
 
 
 def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
@@ -62,21 +63,29 @@ def independent_churn(open_share_D: Tensor) -> Tensor:
     return (2 * open_share_D * (1 - open_share_D)).mean()
 
 
-def centred_gram(features_ND: Tensor) -> Tensor:
-    """Inner products of images, U-centred: diagonal 0, and every row sums to 0.
+def gram(features_ND: Tensor) -> Tensor:
+    """Inner products of images, less the mean image, in float64: gram_NN, to be added up over features."""
+    n, width = features_ND.shape
+    gram_NN = torch.zeros(n, n, dtype=torch.float64, device=features_ND.device)
+    columns = max(1, _GRAM_VALUES_AT_ONCE // n)
+    for start in range(0, width, columns):
+        some = features_ND[:, start : start + columns].double()
+        some = some - some.mean(0)  # changes no CKA but for the rounding
+        gram_NN.addmm_(some, some.T)
+    return gram_NN
+
+
+def u_centred(gram_NN: Tensor) -> Tensor:
+    """A Gram matrix U-centred: diagonal 0, and every row sums to 0.
 
     The inner product of two such matrices, over N(N - 3), is the unbiased HSIC1 of Song et al. (2012).
 
     Args:
-      features_ND: N >= 4; float64 for results worth reporting.
-
-    Returns:
-      gram_NN.
+      gram_NN: inner products of N >= 4 images.
     """
-    n = len(features_ND)
+    n = len(gram_NN)
     assert n >= 4, "the unbiased estimator needs four images"
-    features_ND = features_ND - features_ND.mean(0)  # changes nothing but the rounding
-    gram_NN = (features_ND @ features_ND.T).fill_diagonal_(0)
+    gram_NN = gram_NN.clone().fill_diagonal_(0)
     rows_N = gram_NN.sum(0) / (n - 2)
     rows_N -= rows_N.sum() / (2 * (n - 1))
     gram_NN -= rows_N[:, None]
@@ -85,13 +94,13 @@ def centred_gram(features_ND: Tensor) -> Tensor:
 
 
 def cka_of_grams(first_NN: Tensor, second_NN: Tensor) -> Tensor:
-    """Linear CKA of two centred Gram matrices: their cosine; NaN where a layer gives all images the same."""
+    """Linear CKA of two U-centred Gram matrices: their cosine; NaN where a layer gives all images the same."""
     products = (first_NN * second_NN).sum(), first_NN.square().sum() * second_NN.square().sum()
     return products[0] / products[1].sqrt()
 
 
 def linear_cka(first_ND: Tensor, second_NE: Tensor) -> Tensor:
-    """Unbiased linear centred kernel alignment of two representations of the same images.
+    """Unbiased linear centred kernel alignment of two representations of the same images, in float64.
 
     CKA = HSIC1(K, L) / sqrt(HSIC1(K, K) HSIC1(L, L)) with K, L the Gram matrices, diagonals zeroed, and
     HSIC1 = [tr(KL) + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'KL1/(n-2)] / (n(n-3)).
@@ -108,7 +117,7 @@ def linear_cka(first_ND: Tensor, second_NE: Tensor) -> Tensor:
       Kornblith et al. (2019), Similarity of neural network representations revisited;
       Nguyen et al. (2021), Do wide and deep networks learn the same things?
     """
-    return cka_of_grams(centred_gram(first_ND), centred_gram(second_NE))
+    return cka_of_grams(u_centred(gram(first_ND)), u_centred(gram(second_NE)))
 
 
 def largest_mean(activations_NU: Tensor, k: int) -> Tensor:

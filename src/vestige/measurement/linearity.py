@@ -20,8 +20,8 @@ from vestige.formulas.selectivity import class_means, csi
 from vestige.measurement.network import Network, check_finite, check_labels
 from vestige.models.layers import pooled
 
-FLATTENED_LIMIT = 2**25
-"""CKA takes whole maps up to so many values (images x features; 128 MiB a layer), else spatial means."""
+CKA_VALUES = 2**27
+"""CKA keeps so many values of whole maps at a time (512 MiB in float32); more take further passes."""
 LOGITS, INPUT, ALL = "logits", "input", "all"
 
 _DOING = "measuring linearity"
@@ -47,8 +47,7 @@ def measure_linearity(
     - `gate-churn`, each layer that is a ReLU: formulas.gate_churn over the same pairs;
       `gate-churn-independent`: what independent gates would give. The anchor is 0: it has no gates.
     - `cka`, each layer with "input" (the pixels), with "logits" and with each later layer, and "logits" with
-      "input": formulas.linear_cka of whole maps, or `cka-pooled` where one of the two is above
-      FLATTENED_LIMIT, whose spatial means are taken.
+      "input": formulas.linear_cka of whole maps.
     - `correlation-top1`, ..., layer "all": formulas.cross_layer_correlation of the mean of each image's k
       largest activations; `correlation-fixed1`, ...: of k channels drawn once; `correlation-csi1`, ...: of
       the k channels of highest CSI (of the logits, signed, the k largest). The anchor's channels are the
@@ -206,24 +205,36 @@ class _Gates:
 
 
 def _alignment(network: Network, images: Sequence[Tensor], tile: int) -> dict[Row, float]:
-    """Unbiased linear CKA of every two of input, layers and logits."""
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(images), tile):
-        some = images[start : start + tile]
-        logits_TC, activations = network.forward(inputs_T := _padded(some, tile))
-        for name, values in {INPUT: inputs_T, **activations, LOGITS: logits_TC}.items():
-            axis = next((layer.axis for layer in network.layers if layer.name == name), 1)
-            whole = values[0].numel() * len(images) <= FLATTENED_LIMIT
-            features = values.flatten(1) if whole else pooled(values, axis, dtype=torch.float64)
-            parts.setdefault(name if whole else f"{name} pooled", []).append(features[: len(some)])
-    grams = {name: formulas.centred_gram(torch.cat(values).double()) for name, values in parts.items()}
+    """Unbiased linear CKA of every two of input, layers and logits.
+
+    Inner products add up over features, so maps too large to keep for all images at once are gone through in
+    parts, each with forwards of its own.
+    """
+    widths = {name: values_TD.shape[1] for name, values_TD in _flattened(network, images[:1], tile).items()}
+    parts = -(-sum(widths.values()) * len(images) // CKA_VALUES)
+    grams: dict[str, Tensor] = {}
+    for part in range(parts):
+        kept: dict[str, list[Tensor]] = {name: [] for name in widths}
+        for start in range(0, len(images), tile):
+            for name, values_TD in _flattened(network, images[start : start + tile], tile).items():
+                first, last = (widths[name] * place // parts for place in (part, part + 1))
+                kept[name].append(values_TD[:, first:last].contiguous())  # a view would keep the whole map
+        for name, values in kept.items():
+            added = formulas.gram(torch.cat(values))
+            grams[name] = grams[name] + added if name in grams else added
+    centred = {name: formulas.u_centred(gram) for name, gram in grams.items()}
     rows = {}
-    for (first, gram), (second, other) in combinations(grams.items(), 2):
-        measure = "cka-pooled" if "pooled" in f"{first} {second}" else "cka"
-        first, second = first.removesuffix(" pooled"), second.removesuffix(" pooled")
+    for (first, gram), (second, other) in combinations(centred.items(), 2):
         layer, against = (second, first) if first == INPUT else (first, second)
-        rows[measure, layer, against] = formulas.cka_of_grams(gram, other.to(gram)).item()
+        rows["cka", layer, against] = formulas.cka_of_grams(gram, other.to(gram)).item()
     return rows
+
+
+def _flattened(network: Network, images: Sequence[Tensor], tile: int) -> dict[str, Tensor]:
+    """Input, whole maps of each layer and logits of some images, a row each."""
+    logits_TC, activations = network.forward(inputs_T := _padded(images, tile))
+    maps = {INPUT: inputs_T, **activations, LOGITS: logits_TC}
+    return {name: values[: len(images)].flatten(1) for name, values in maps.items()}
 
 
 def _channels(network: Network, survey: _Survey, k: int) -> dict[str, dict[str, Tensor]]:

@@ -15,7 +15,6 @@ _TITLES = {
     "gate-churn": ("Gate churn", "share of ReLU gates that differ; dotted: independent gates"),
     "kalimeris": ("Explained by a linear model", "dotted: the anchor"),
     "cka": ("Linear CKA", "dotted: the anchor"),
-    "cka-pooled": ("Linear CKA of spatial means", "dotted: the anchor"),
 }
 _LEVELS = {"midpoint": ((0.0, "affine"), (math.sqrt(3), "unrelated"))}
 _CORRELATIONS = {
