@@ -1,6 +1,8 @@
 """The command line as a user meets it: answers, and one clear message for everything that cannot be."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +152,71 @@ def test_other_settings_are_refused_naming_what_differs(vestige, tiny: Path, beg
     assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
 
 
+def test_other_settings_are_refused_for_conditions_and_seeds_not_begun_too(vestige, begun: Path):
+    before = (begun / "study.yaml").read_bytes()
+    done = vestige("train", "begun", "--only", "early", "--seeds", "1", "--recipe.lr", "0.2")
+    assert done.returncode == 2
+    assert "its run baseline/seed-0 was made by other settings: recipe.lr is 0.2, was 0.05" in done.stderr
+    assert (begun / "study.yaml").read_bytes() == before
+
+
+def test_a_device_that_is_not_there_is_refused_once(vestige, tiny: Path, tmp_path: Path):
+    done = vestige("train", str(tiny), "--compute.device", "cuda:31")
+    assert done.returncode == 2
+    assert "choosing the device 'cuda:31'" in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert not (tmp_path / "studies/tiny/study.yaml").exists()
+
+
+def test_an_intervention_without_effect_is_refused_before_anything_changes(vestige, begun: Path):
+    before = (begun / "study.yaml").read_bytes()
+    for setting, words in {
+        "--conditions.early.interventions.0.alpha=0": "alpha is 0, so it changes nothing",
+        "--conditions.early.interventions.0.stages=[layer9]": "layer9",
+    }.items():
+        done = vestige("train", "begun", "--seeds", "1", setting)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert done.stderr.count("error:") == 1
+        assert (begun / "study.yaml").read_bytes() == before
+
+
+def test_a_lost_history_is_made_again_and_a_damaged_table_is_named(vestige, finished: Path, tmp_path: Path):
+    study = shutil.copytree(finished, tmp_path / "study")
+    history = study / "runs/baseline/seed-0/history.parquet"
+    whole = history.read_bytes()
+    history.unlink()
+    assert vestige("run", "study").returncode == 0
+    assert history.read_bytes() == whole
+    table = sorted(study.glob("runs/baseline/seed-1/selectivity-corrected-test/*.parquet"))[1]
+    table.write_bytes(bytes(len(table.read_bytes())))
+    (study / "claims.json").unlink()
+    done = vestige("run", "study")
+    assert done.returncode == 2
+    assert f"reading {table}: it is damaged" in done.stderr
+    assert vestige("run", "study", "--verify").returncode == 0
+    assert table.read_bytes() == (finished / table.relative_to(study)).read_bytes()
+
+
+def test_measuring_nothing_trained_is_refused(vestige, tiny: Path, tmp_path: Path):
+    for command in ("measure", "claims", "report"):
+        done = vestige(command, str(tiny))
+        assert done.returncode == 2
+        assert "no run of it is trained. Train first: `vestige train`" in done.stderr
+    assert not (tmp_path / "studies/tiny/study.yaml").exists()
+
+
+def test_a_full_disk_is_said(vestige, begun: Path, monkeypatch: pytest.MonkeyPatch):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
+    (begun.parent / "sitecustomize.py").write_text(limit)  # a disk with room for small files alone
+    monkeypatch.setenv("PYTHONPATH", str(begun.parent))
+    done = vestige("train", "begun", "--only", "baseline", "--seeds", "1")
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert "with room on its disk; nothing that was there is lost" in done.stderr
+    assert not list(begun.rglob("*.tmp"))
+
+
 def test_a_truncated_checkpoint_is_named_and_everything_else_goes_on(vestige, begun: Path):
     weights = sorted(begun.glob("runs/baseline/seed-0/checkpoints/*.safetensors"))[2]
     whole = weights.read_bytes()
@@ -199,3 +266,18 @@ def test_a_study_from_python_reads_like_the_command(tiny: Path, tmp_path: Path, 
     assert {claim["verdict"] for claim in outcome.claims["claims"]} <= {"fewer than 3 seeds", "not measured"}
     tables = sorted((tmp_path / "out/runs/baseline/seed-0/ablation-zero-test").glob("*.parquet"))
     assert pl.read_parquet(tables[0])["neuron"].len() == 8 + 16 + 32
+
+
+SCRIPT = """
+import vestige
+outcome = vestige.Study.load("tiny.yaml", out="out", overrides=[("seeds", [0])]).run(parts=["train"], only=["baseline"])
+print("errors", len(outcome.errors))
+"""
+
+
+def test_a_plain_script_needs_no_main_guard(tiny: Path, tmp_path: Path, environment: dict[str, str]):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "errors 0\n"), done.stderr
+    assert (tmp_path / "out/runs/baseline/seed-0/history.parquet").exists()

@@ -14,7 +14,7 @@ import pytest
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "training": lambda study: len(list(study.glob("runs/*/*/checkpoints/*.safetensors"))) >= 5,
     "measuring": lambda study: len(list(study.glob("runs/*/*/ablation-zero-test/*.parquet"))) >= 3,
-    "reporting": lambda study: (study / "claims.json").exists(),
+    "reporting": lambda study: len(list(study.glob("report/figures/*"))) >= 2,
 }
 
 
@@ -98,3 +98,21 @@ def test_a_second_run_does_nothing(vestige, finished: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "report: again/report/index.html" in done.stdout
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.rglob("*")} == before
+
+
+def test_two_at_once_with_other_settings_do_not_touch_each_other(vestige, tiny: Path, tmp_path: Path, environment):
+    longer = ["--recipe.epochs", "60", "--checkpoints.every_epochs", "1"]
+    command = [sys.executable, "-m", "vestige", "train", str(tiny), "--out", "both", *longer]
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    study = tmp_path / "both"
+    try:
+        assert wait_for(lambda: (study / "study.yaml").exists(), 60)
+        settings = (study / "study.yaml").read_bytes()
+        second = vestige("train", str(tiny), "--out", "both", *longer, "--recipe.lr", "0.2")
+        assert first.poll() is None, "the first ended before the second had begun"
+        assert second.returncode == 2
+        assert "it works with other settings: recipe.lr is 0.2, theirs is 0.05" in second.stderr
+        assert (study / "study.yaml").read_bytes() == settings
+    finally:
+        first.kill()
+        first.wait()
