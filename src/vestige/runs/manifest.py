@@ -54,7 +54,8 @@ class Manifest:
       seconds: time spent in training, over all sittings.
       checkpoints: by step: epoch, and the artifact of the weights.
       artifacts: by path relative to the run's folder.
-      made: versions and hardware of the last sitting.
+      made: versions and hardware of the last sitting of training.
+      measured: versions and hardware of the last measurement.
     """
 
     key: str = ""
@@ -65,6 +66,7 @@ class Manifest:
     checkpoints: dict[int, tuple[float, Artifact]] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
     def has(self, run: RunFolder, path: Path, key: str, *, verify: bool = False) -> bool:
         """Whether this artifact is made from these inputs and whole."""
@@ -95,9 +97,10 @@ def update_manifest(run: RunFolder, **changes: Any) -> Manifest:
 
 
 def record_artifacts(run: RunFolder, key: str, paths: list[Path], seconds: float) -> None:
-    """Name artifacts in the manifest, after their files are on disk."""
+    """Name a measurement's tables in the manifest, after their files are on disk."""
     share = seconds / len(paths)
-    update_manifest(run, artifacts={p.relative_to(run.path).as_posix(): Artifact.of(p, key, share) for p in paths})
+    artifacts = {p.relative_to(run.path).as_posix(): Artifact.of(p, key, share) for p in paths}
+    update_manifest(run, artifacts=artifacts, measured=provenance())
 
 
 @cache
@@ -127,7 +130,10 @@ def _processor() -> str:
 def _encode(manifest: Manifest) -> dict[str, Any]:
     return {
         "version": MANIFEST_VERSION,
-        **{name: getattr(manifest, name) for name in ("key", "settings", "parent", "complete", "seconds", "made")},
+        **{
+            name: getattr(manifest, name)
+            for name in ("key", "settings", "parent", "complete", "seconds", "made", "measured")
+        },
         "checkpoints": [
             {"step": step, "epoch": epoch, **asdict(artifact)}
             for step, (epoch, artifact) in sorted(manifest.checkpoints.items())
