@@ -2,6 +2,7 @@
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -27,7 +28,7 @@ AMOUNTS = {"train": "steps", "measure": "checkpoints"}
 LINE_SECONDS = 10.0
 
 
-class _Counting(Listener):
+class _Counting(Listener, ABC):
     """Adds up how much of each stage is done: training in steps, measuring in checkpoints."""
 
     def __init__(self, plan: Plan, units: Sequence[Unit]):
@@ -53,13 +54,13 @@ class _Counting(Listener):
             self._said_waiting = True
             self.say(f"another vestige is at work on this study (now on {unit.name}); sharing the work with it")
 
+    @abstractmethod
     def say(self, text: str) -> None:
         """Print one line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self, stage: str) -> None:
         """Show how far a stage is."""
-        raise NotImplementedError
 
     def _size(self, unit: Unit) -> float:
         if unit.step is not None:
