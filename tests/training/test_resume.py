@@ -225,7 +225,9 @@ def test_a_parent_without_its_state(onset, found, tmp_path):
     with pytest.raises(StoreError) as error:
         train(branching, tmp_path / "branch", "changed", parent=Parent(parent, "baseline", 0, onset))
     assert f"branching 'changed' from 'baseline' at step {onset}: the state" in str(error.value)
-    assert f"is {found}. Delete {parent.manifest} and run again" in str(error.value)
+    assert f"is {found}. Delete {parent.state(onset)} and run again: the parent is trained to it again" in str(
+        error.value
+    )
 
 
 def test_a_complete_run_makes_the_state_of_a_new_onset(undisturbed, tmp_path):
