@@ -89,3 +89,11 @@ def test_a_broken_layering_is_seen(room: str, source: str, wrong: set[str]):
 def test_planning_and_reporting_need_no_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["vestige.cli", "vestige.study.status"])
+def test_what_answers_within_a_second_imports_nothing_slow(module: str):
+    slow = ["torch", "polars", "scipy", "sklearn", "plotly", "matplotlib"]
+    code = f"import sys, {module}; sys.exit(str([name for name in {slow} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"

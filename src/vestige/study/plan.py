@@ -15,7 +15,6 @@ from vestige.data.fingerprint import dataset_name
 from vestige.errors import ConfigError, StoreError, nearest
 from vestige.runs.manifest import Manifest, read_manifest
 from vestige.runs.store import RunFolder, StudyFolder, value_hash
-from vestige.runs.tables import SCHEMA_VERSION
 from vestige.study.facts import Facts
 from vestige.training.schedule import checkpoint_steps, steps_in_epoch, window_steps
 
@@ -154,7 +153,7 @@ class Plan:
         """Everything that can change the weights or the history of a run."""
         return {
             "version": TRAINING_VERSION,
-            "tables": SCHEMA_VERSION,
+            "tables": _schema_version(),
             "data": self.facts.data,
             "model": self.facts.model,
             "recipe": self.study.recipe.model_dump(mode="json"),
@@ -192,7 +191,7 @@ class Plan:
         return value_hash(
             {
                 "version": FORMULA_VERSIONS[job.kind],
-                "tables": SCHEMA_VERSION,
+                "tables": _schema_version(),
                 "job": job.name,
                 "settings": settings.model_dump(mode="json", exclude=choice),
                 "batch_norm": measurements.batch_norm.model_dump(mode="json"),
@@ -316,6 +315,12 @@ def _check_windows_are_seen(plan: Plan) -> None:
                     remedy="Make checkpoints denser (checkpoints.every_epochs, checkpoints.young_epochs), "
                     "move the window, or leave C4 out of claims.judge",
                 )
+
+
+def _schema_version() -> int:
+    from vestige.runs.tables import SCHEMA_VERSION  # here, since polars takes a quarter of a second to import
+
+    return SCHEMA_VERSION
 
 
 def _wanted(measurement: MeasurementConfig, condition: str) -> bool:
