@@ -74,20 +74,26 @@ def test_sigkill_of_the_parent_alone_leaves_no_orphan_and_changes_no_byte(
         assert not list(study.rglob("*.tmp")), moment
 
 
-def test_two_at_once_share_the_work(
-    vestige, tiny: Path, tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
+def test_two_at_once_share_the_work_and_do_none_twice(
+    tiny: Path, tmp_path: Path, environment: dict[str, str], undisturbed: dict[str, bytes]
 ):
+    study = tmp_path / "both"
     command = [sys.executable, "-m", "vestige", "run", str(tiny), "--out", "both"]
-    pair = [
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate() for process in pair]
+    logs = [(tmp_path / f"{number}.log").open("w+") for number in range(2)]
+    pair = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log) for log in logs]
+    made: dict[Path, set[int]] = {}  # a file that is made again is another file of the same name
+    while any(process.poll() is None for process in pair):
+        for path in (*study.glob("runs/*/*/checkpoints/*.safetensors"), *study.glob("runs/*/*/*-test/*.parquet")):
+            made.setdefault(path, set()).add(path.stat().st_ino)
+        time.sleep(0.02)
+    for log in logs:
+        log.seek(0)
+    said = [log.read() for log in logs]
     assert [process.returncode for process in pair] == [0, 0], said
-    assert results(tmp_path / "both") == undisturbed
-    assert "another vestige is at work on this study" in said[0][1] + said[1][1]
+    assert results(study) == undisturbed
+    assert len(made) > 50
+    assert {path: inodes for path, inodes in made.items() if len(inodes) > 1} == {}
+    assert "another vestige is at work on this study" in said[0] + said[1]
 
 
 def test_a_second_run_does_nothing(vestige, finished: Path, tmp_path: Path):
