@@ -86,12 +86,12 @@ def test_a_bare_folder_is_told_how_to_write_it(tmp_path):
 
 def test_resolve(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    base = Path("/work/here")
+    base = Path("/home/here")
     assert resolve("digits", base) == "digits"
-    assert resolve("parquet:../x.parquet", base) == "parquet:/work/x.parquet"
+    assert resolve("parquet:../x.parquet", base) == "parquet:/home/x.parquet"
     assert resolve("folder:/data/val", base) == "folder:/data/val"
     assert resolve("folder:~/val", base) == "folder:/home/someone/val"
-    assert resolve("torchvision:MNIST:data", base) == "torchvision:MNIST:/work/here/data"
+    assert resolve("torchvision:MNIST:data", base) == "torchvision:MNIST:/home/here/data"
 
 
 @pytest.mark.parametrize(
