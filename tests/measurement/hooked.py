@@ -11,6 +11,9 @@ from vestige.config import ModelConfig
 from vestige.data.loader import Tile
 from vestige.models.zoo import build
 
+N, TILE = 21, 8
+"""Images, and how many a forward takes: the last tile is padded."""
+
 CLASSES = 10
 
 

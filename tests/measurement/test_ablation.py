@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 import torch
 import torchvision
+from hooked import TILE, N
 from polars.testing import assert_frame_equal
 from torch import nn
 
@@ -16,36 +17,6 @@ from vestige.measurement.ranking import Ranking, rank
 from vestige.measurement.replay import Replay
 from vestige.models.layers import Layer
 from vestige.runs.tables import SCHEMAS
-
-N, TILE = 21, 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", name="model")
-def _model():
-    return hooked.resnet8()
-
-
-@pytest.fixture(scope="module", name="images")
-def _images():
-    return hooked.images(N, 1, 8)
-
-
-@pytest.fixture(scope="module", name="network")
-def _network(model, images):
-    return Network.prepare(model, images[0][:2])
-
-
-@pytest.fixture(scope="module", name="ranking")
-def _ranking(network):
-    return rank(network, hooked.tiles(*hooked.images(40, 1, 8, seed=9), TILE))
 
 
 @pytest.fixture(scope="module", name="tables")

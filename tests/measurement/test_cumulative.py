@@ -3,49 +3,20 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hooked import TILE, N
 
 from vestige.config import CumulativeConfig
 from vestige.errors import ConfigError, DataError
-from vestige.measurement.cumulative import ablate_cumulatively, rank, split_halves
-from vestige.measurement.network import Network
+from vestige.measurement.cumulative import ablate_cumulatively, split_halves
 from vestige.measurement.ranking import replaced_first
 from vestige.runs.tables import SCHEMAS
 
-N, TILE = 21, 8
 CONFIG = CumulativeConfig(
     orders=("csi-desc", "csi-asc", "activity-matched", "random"),
     fractions=5,
     draws=2,
     values=("zero", "mean"),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", name="model")
-def _model():
-    return hooked.resnet8()
-
-
-@pytest.fixture(scope="module", name="images")
-def _images():
-    return hooked.images(N, 1, 8)
-
-
-@pytest.fixture(scope="module", name="network")
-def _network(model, images):
-    return Network.prepare(model, images[0][:2])
-
-
-@pytest.fixture(scope="module", name="ranking")
-def _ranking(network):
-    return rank(network, hooked.tiles(*hooked.images(40, 1, 8, seed=9), TILE))
 
 
 @pytest.fixture(scope="module", name="table")

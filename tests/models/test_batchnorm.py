@@ -88,11 +88,9 @@ def test_what_a_norm_holds_stays_in_eval_mode():
 
 
 def test_without_batch_norm_nothing_is_run():
-    def explode():
-        raise AssertionError
-        yield
-
-    recalibrate(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), explode())
+    batches = iter([torch.zeros(4, 2)])
+    recalibrate(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), batches)
+    assert len(list(batches)) == 1
 
 
 class Auxiliary(nn.Module):

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from vestige.errors import VestigeError
 from vestige.stats.intervals import holm, p_above, p_below, paired_t, upper_end
@@ -30,7 +32,6 @@ def test_upper_end_is_the_one_computed_by_hand():
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 40])
 def test_agrees_with_scipy_stats(n):
-    stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(n).gamma(2, size=n) - 1
     mean, error = values.mean(), stats.sem(values)
     interval = paired_t(values.tolist())
@@ -93,9 +94,8 @@ def test_holm_is_the_one_computed_by_hand(p, adjusted):
 
 
 def test_holm_agrees_with_statsmodels():
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
     p = np.random.default_rng(0).random(20) ** 3
-    assert holm(p.tolist()) == pytest.approx(multitest.multipletests(p, method="holm")[1].tolist(), rel=1e-12)
+    assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1])

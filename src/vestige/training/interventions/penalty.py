@@ -3,6 +3,7 @@
 Legend: N images, U neurons of all penalised layers side by side, C classes.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +18,7 @@ from vestige.training.events import Intervention, LoopState
 from vestige.training.runtime import stateless_seed
 
 
-class ActivationPenalty(Intervention):
+class ActivationPenalty(Intervention, ABC):
     """A penalty on an index of every neuron, estimated on the batch.
 
     A batch with fewer than two classes has no index: it adds nothing to the loss.
@@ -49,9 +50,9 @@ class ActivationPenalty(Intervention):
         self._by_layer_U = _share(layers, [layer.name for layer in layers])
         self._logged: dict[str, Tensor | float] = {}
 
+    @abstractmethod
     def index(self, activations_NU: Tensor, labels_N: Tensor, classes: int) -> Tensor:
         """The index of every neuron (U), differentiable in the activations."""
-        raise NotImplementedError
 
     def penalty(self, state: LoopState) -> Tensor | None:
         """The term added to the loss, a scalar; None where the batch has fewer than two classes."""
