@@ -12,7 +12,7 @@ import vestige
 PACKAGE = Path(vestige.__file__).parent
 LAYERS = [
     {"errors"},
-    {"config"},
+    {"config", "userfile"},
     {"formulas", "data", "models", "runs", "stats"},
     {"training", "measurement", "claims"},
     {"report"},
@@ -25,6 +25,7 @@ WITHOUT_TORCH = [
     "vestige",
     "vestige.cli",
     "vestige.config",
+    "vestige.userfile",
     "vestige.runs.manifest",
     "vestige.runs.tables",
     "vestige.stats.effects",
