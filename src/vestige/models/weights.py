@@ -1,19 +1,45 @@
 """Reading weights that others saved, and fitting them to a model by the names of their tensors."""
 
 import argparse
+import hashlib
+import pathlib
 import pickle
-from collections.abc import Mapping
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vestige.errors import ModelError, nearest
+from vestige.models.unfitting import fitting_classes, unfitting
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_KNOWN_PARTS = {"module", "model"}
+"""Of prefixes that data parallel, averaging and Lightning put before names."""
+_OTHERS = {
+    ".h5": "a file of Keras",
+    ".keras": "a file of Keras",
+    ".onnx": "an ONNX graph",
+    ".pb": "a graph of TensorFlow",
+    ".tflite": "a graph of TensorFlow",
+    ".msgpack": "a file of Flax",
+    ".npz": "a file of NumPy",
+    ".json": "a text, perhaps the index of weights in several files",
+}
 _SHOWN = 4
+
+
+class _Given(NamedTuple):
+    """Tensors under the names that the model has for them, and what was done to get there."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
 
 
 def read_weights(path: Path | str) -> dict[str, Any]:
@@ -29,61 +55,100 @@ def read_weights(path: Path | str) -> dict[str, Any]:
       ModelError: there is no such file, it is damaged, or holds more than tensors and plain values.
     """
     path = Path(path)
+    doing = f"reading weights {path}"
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         found = "it is a folder" if path.is_dir() else "there is no such file"
+        raise ModelError(doing, found=found, remedy=nearest(path.name, here) if here else "Check the path")
+    if path.suffix in _OTHERS:
         raise ModelError(
-            f"reading weights {path}",
-            found=found,
-            remedy=nearest(path.name, here) if here else "Check the path",
+            doing, found=f"it is {_OTHERS[path.suffix]}", remedy="Give safetensors, or what torch.save wrote"
         )
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"reading weights {path}",
-            found=f"it is damaged, or holds more than tensors and plain values ({_first_line(error)})",
-            remedy="Get it anew, or save the state_dict alone where it was made: torch.save(model.state_dict(), FILE)",
-        ) from error
+        raise _holding_more(path, error) from error
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise ModelError(
+                doing,
+                found="it is a TorchScript archive, which holds code",
+                remedy="Save its weights alone where it is trusted: torch.save(torch.jit.load(FILE).state_dict(), NEW)",
+            ) from error
         raise ModelError(
-            f"reading weights {path}",
+            doing,
             found=f"it is truncated or no file of weights ({_first_line(error)})",
             remedy="Get or make it anew",
         ) from error
     if not isinstance(content, Mapping):
         raise ModelError(
-            f"reading weights {path}",
+            doing,
             found=f"it holds a {type(content).__name__}, not tensors by name",
             remedy="Save the state_dict: torch.save(model.state_dict(), FILE)",
         )
     return dict(content)
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> None:
+def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> tuple[str, ...]:
     """Copy weights into a model, all of them or none.
 
-    The prefixes `module.`, `model.` and `_orig_mod.` of data parallel, Lightning and torch.compile are left
-    out where the model does not have them. Of wrappers, the first there is of `state_dict`,
-    `model_state_dict`, `model`, `state_dict_ema`, `model_ema` is opened.
+    Of wrappers, the first there is of `state_dict`, `model_state_dict`, `model`, `state_dict_ema`, `model_ema`
+    is opened, or the only mapping that holds tensors. `_orig_mod.` of torch.compile is left out of names, and so is
+    a prefix under which the whole model is found: `module.` and `model.` of data parallel and Lightning, or any
+    other if it is the only one. What lies outside of that prefix is left out.
 
     Args:
       model: changed in place.
       tensors: tensors by name, or such a wrapper.
       source: where they come from, for the message.
 
+    Returns:
+      what a reader should know of this: what was opened, what was left out.
+
     Raises:
-      ModelError: tensors are missing, unexpected or of another shape; the model is as it was.
+      ModelError: tensors are missing, unexpected, of another shape or quantised; the model is as it was.
     """
     wanted = model.state_dict()
-    given = _fitting_names(_opened(tensors, source), wanted)
-    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in wanted]
-    misshapen = [k for k in wanted if k in given and wanted[k].shape != given[k].shape]
-    if missing or unexpected or misshapen:
-        raise _unfitting(wanted, given, missing, unexpected, misshapen, type(model).__name__, source)
+    given = _named(tensors, wanted, source)
+    if problem := unfitting(wanted, given.tensors, type(model).__name__, source):
+        raise problem
     with torch.no_grad():
-        model.load_state_dict(given, strict=False)  # strict but for num_batches_tracked, checked above
+        model.load_state_dict(given.tensors, strict=False)  # strict but for num_batches_tracked, checked above
+    return given.notes
+
+
+def classes_of_weights(model: nn.Module, tensors: Mapping[str, Any], classes: int, source: str) -> int | None:
+    """The number of classes for which weights were trained, seen from where they do not fit a model.
+
+    Args:
+      model: of the same architecture, for `classes` classes.
+      tensors: as `load_weights` takes them.
+      classes: of the model.
+      source: where they come from, for the message.
+
+    Returns:
+      `classes` where every shape fits; None where they differ by more than the number of classes.
+
+    Raises:
+      ModelError: there are no tensors.
+    """
+    wanted = model.state_dict()
+    return fitting_classes(wanted, _named(tensors, wanted, source).tensors, classes)
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, whatever file they came from, hexadecimal.
+
+    The counts of batches that batch norm keeps are left out: they change nothing that is measured.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{plain.dtype}\0{tuple(plain.shape)}\0".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -93,15 +158,92 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside
+    with torch.serialization.safe_globals(list(_plain_values())), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error below says it
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _opened(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(tensors.get(wrapper), Mapping):
-            return _opened(tensors[wrapper], source)
+@cache
+def _plain_values() -> tuple[Any, ...]:
+    """What training scripts keep beside the weights, and what making it cannot run: arguments, numbers, paths."""
+    from numpy._core import multiarray
+
+    functions: list[Any] = [multiarray.scalar, multiarray._reconstruct]  # pyright: ignore[reportAttributeAccessIssue]
+    formerly = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefdg"}
+    paths = [pathlib.PosixPath, pathlib.PurePosixPath]
+    return (argparse.Namespace, np.dtype, np.ndarray, *functions, *formerly, *kinds, *paths)
+
+
+def _holding_more(path: Path, error: Exception) -> ModelError:
+    """The error for a file that is damaged, or would run code to be read."""
+    try:
+        kinds = [str(kind) for kind in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
+    except Exception:  # files of before torch 1.6, and damaged ones
+        kinds = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    allowed = {"numpy.dtype", "numpy.ndarray"}
+    kinds = [kind for kind in dict.fromkeys(kinds) if kind not in allowed and "multiarray" not in kind]
+    own = [kind for kind in kinds if not kind.startswith(("torch.", "builtins."))]
+    if any(kind.startswith("torch.nn.modules.") for kind in kinds):
+        shown = _some(own or kinds)
+        return ModelError(
+            f"reading weights {path}",
+            found=f"it holds a whole module ({shown}), which would run code to be read, not its tensors alone",
+            remedy="Save its weights alone where it is trusted: torch.save(model.state_dict(), NEW)",
+        )
+    what = f"it holds {_some(kinds)}" if kinds else _first_line(error)
+    return ModelError(
+        f"reading weights {path}",
+        found=f"it is damaged, or holds more than tensors and plain values ({what})",
+        remedy="Get it anew, or save the state_dict alone where it was made: torch.save(model.state_dict(), FILE)",
+    )
+
+
+def _named(tensors: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> _Given:
+    """Open wrappers, and take off the prefix under which the whole model lies, or else most of it."""
+    given, opened = _opened(tensors, source)
+    plain = {_uncompiled(name): name for name in wanted}  # the model itself may be compiled
+    needed = {name for name in plain if not name.endswith("num_batches_tracked")}
+    named = {_uncompiled(name): tensor for name, tensor in given.items()}
+    hits = Counter(prefix for name in named for prefix in _prefixes(name) if name.removeprefix(prefix) in needed)
+    whole = sorted((prefix for prefix, n in hits.items() if n == len(needed)), key=_strangeness)
+    if len(whole) > 1 and _strangeness(whole[0])[0]:
+        raise ModelError(
+            f"loading weights from {source}",
+            found=f"they hold the whole model more than once, under {', '.join(map(repr, whole[:_SHOWN]))}",
+            remedy="Save the one that you mean alone",
+        )
+    prefix = whole[0] if whole else max(hits, key=lambda p: (hits[p], not p), default="")
+    within = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    outside = [name for name in named if not name.startswith(prefix)] if whole else []
+    if prefix and outside:
+        opened = (*opened, f"{len(outside)} tensors outside of {prefix!r} were left out ({_some(outside)})")
+    if not whole:
+        within |= {name: tensor for name, tensor in named.items() if not name.startswith(prefix)}
+    return _Given({plain.get(name, name): tensor for name, tensor in within.items()}, opened)
+
+
+def _opened(tensors: Mapping[str, Any], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    holding = [key for key, value in tensors.items() if _holds_tensors(value)]
+    known = [key for key in _WRAPPERS if isinstance(tensors.get(key), Mapping)]
     found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    if not known and not found and "param_groups" in tensors:
+        raise ModelError(
+            f"loading weights from {source}",
+            found="it is the state of an optimiser, which holds no weights",
+            remedy="Give the file that the model's state_dict was saved to",
+        )
+    if not known and not found and len(holding) > 1:
+        raise ModelError(
+            f"loading weights from {source}",
+            found=f"it holds several sets of tensors: {', '.join(map(repr, holding[:_SHOWN]))}",
+            remedy=f"Save the one that you mean alone: torch.save(content[{holding[0]!r}], FILE)",
+        )
+    if wrapper := next(iter([*known, *(holding if not found else [])]), None):
+        inner, notes = _opened(tensors[wrapper], source)
+        beside = [key for key in holding if key != wrapper]
+        said = f"the weights are those under {wrapper!r}; there is also {_some([repr(key) for key in beside])}"
+        return inner, (said, *notes) if beside else notes
     if not found:
         raise ModelError(
             f"loading weights from {source}",
@@ -109,69 +251,32 @@ def _opened(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             remedy="Give a state_dict, or a file with one under 'state_dict' or 'model'",
         )
     found.pop("n_averaged", None)  # a count that averaged models keep
-    return found
+    return found, ()
 
 
-def _fitting_names(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The given tensors under the names, with prefixes taken off, of which most are wanted."""
-    candidates = [given]
-    while True:
-        last = candidates[-1]
-        cut = next((p for p in _PREFIXES if any(name.startswith(p) for name in last)), None)
-        if cut is None:
-            break
-        candidates.append({name.removeprefix(cut): value for name, value in last.items()})
-    candidates += [{name.replace("_orig_mod.", ""): v for name, v in c.items()} for c in candidates]
-    plain = {name.replace("_orig_mod.", ""): name for name in wanted}  # the model itself may be compiled
-    candidates += [{plain.get(name, name): v for name, v in c.items()} for c in candidates]
-    return max(candidates, key=lambda candidate: len(candidate.keys() & wanted.keys()))
-
-
-def _unfitting(
-    wanted: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: list[str],
-    kind: str,
-    source: str,
-) -> ModelError:
-    shapes = [f"{k} {_shape(given[k])} for {_shape(wanted[k])}" for k in misshapen]
-    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    return ModelError(
-        f"loading weights from {source}",
-        found=f"they do not fit the {kind}: "
-        + "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in lists if names),
-        remedy=_cause(wanted, given, missing, unexpected, misshapen),
+def _holds_tensors(value: Any) -> bool:
+    """Whether this is tensors by name: an optimiser keeps its own by number."""
+    return isinstance(value, Mapping) and any(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     )
 
 
-def _cause(wanted, given, missing, unexpected, misshapen) -> str:
-    last = next(reversed(wanted)).rpartition(".")[0]
-    in_head = [k for k in (*misshapen, *missing) if k.rpartition(".")[0] == last]
-    if misshapen and not unexpected and len(in_head) == len(misshapen) + len(missing):
-        return (
-            f"They were trained for {given[misshapen[0]].shape[0]} classes, the model has "
-            f"{wanted[misshapen[0]].shape[0]}: use the data they were trained on"
-        )
-    first = next(iter(wanted))
-    if misshapen == [first] and not missing and not unexpected and wanted[first].ndim == 4:
-        return (
-            f"They take inputs of {given[first].shape[1]} channels, the model of {wanted[first].shape[1]}: "
-            "set data.channels"
-        )
-    if len(missing) > len(wanted) // 2:
-        return "They are of another architecture, or named otherwise: check model.name"
-    if missing and not unexpected and not misshapen:
-        return "They are incomplete, or of a smaller model: check model.name"
-    return "They are of another variant of the model (depth, width, block): check model.name and model.kwargs"
+def _uncompiled(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+def _prefixes(name: str) -> list[str]:
+    """Every beginning of a dotted name that ends with a dot, and none."""
+    return ["", *(name[: dot.end()] for dot in re.finditer(r"\.", name))]
 
 
-def _some(names: list[str]) -> str:
+def _strangeness(prefix: str) -> tuple[bool, int, str]:
+    """None first, then `module.` and `model.`, then others."""
+    parts = prefix.split(".")[:-1]
+    return not set(parts) <= _KNOWN_PARTS, len(parts), prefix
+
+
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
