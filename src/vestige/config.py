@@ -49,7 +49,7 @@ class DataConfig(Config):
     """Where the images come from and how they become the network's input."""
 
     train: str = "digits"
-    """`digits`, `folder:PATH`, `parquet:FILE`, `torchvision:NAME:PATH`."""
+    """`digits`, `folder:PATH`, `parquet:FILE`, `torchvision:NAME:PATH`, or `path.py:object`."""
     test: str = "digits"
     limit: PositiveInt | None = None
     """Use only so many training images, the same number of each class; all where None."""
@@ -59,6 +59,8 @@ class DataConfig(Config):
     """Side of the network's input in pixels; None: the images as they are, all of one size."""
     resize: PositiveInt | None = None
     """Shorter side after resizing, before the centre crop to `size`; None: `size`."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pixels are made in resizing: antialiased, as Pillow does it."""
     mean: tuple[float, ...] = (0.5,)
     """Subtracted from pixels in [0, 1]: one number a channel, or one for all."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)

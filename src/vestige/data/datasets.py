@@ -1,12 +1,6 @@
-"""Sets of labelled images, decoded: held in memory where they fit, else streamed.
+"""Sets of labelled images, opened: held in memory where they fit, else streamed."""
 
-Shapes: N images of a set, B of a batch, C channels, H x W pixels.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from os import cpu_count
 
 import numpy as np
@@ -14,141 +8,36 @@ import torch
 from torch import Tensor
 
 from vestige.config import DataConfig
-from vestige.data.decode import cut, decode, fit
 from vestige.data.fingerprint import dataset_name, locate, reading, split_spec, unreadable
+from vestige.data.imageset import HeldImages, ImageSet, Indices, OnBadImage, Reader, StreamedImages, fill
 from vestige.data.sources import (
     Source,
+    UnreadableImageError,
     digits_source,
     folder_source,
-    not_an_image,
     read_size,
     torchvision_source,
 )
 from vestige.data.subsets import balanced_indices
-from vestige.data.transforms import crop_box
 from vestige.errors import DataError
+
+__all__ = ["HeldImages", "ImageSet", "Indices", "StreamedImages", "check_same_classes", "open_images"]
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of decoded images; larger sets are streamed."""
-CHUNK = 64
-"""Images that a decoding thread takes at a time."""
-
-Indices = Sequence[int] | np.ndarray
 
 
-@dataclass(frozen=True)
-class ImageSet(ABC):
-    """Labelled images as uint8 tensors.
-
-    Attributes:
-      name: short, without directories, for tables.
-      class_names: in the order of their indices.
-      labels: (N,) int64.
-      shape: channels, height, width of the evaluation view.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    @abstractmethod
-    def streamed(self) -> bool:
-        """Whether images are decoded when they are asked for."""
-
-    @abstractmethod
-    def images(self, indices: Indices) -> Tensor:
-        """The evaluation view, resized and centre-cropped: (B, C, H, W) uint8."""
-
-    @abstractmethod
-    def crops(self, indices: Indices, draws: np.ndarray) -> Tensor:
-        """Random resized crops of the images as they came.
-
-        Args:
-          indices: B of them.
-          draws: (B, CROP_TRIES, 4), see `transforms.crop_box`.
-
-        Returns:
-          (B, C, H, W) uint8.
-        """
-
-
-@dataclass(frozen=True)
-class HeldImages(ImageSet):
-    """Images decoded once; `originals` are kept where crops are taken of images larger than the view."""
-
-    views: Tensor = field(repr=False)
-    originals: Tensor = field(repr=False)
-
-    @property
-    def streamed(self) -> bool:
-        """Never."""
-        return False
-
-    def images(self, indices: Indices) -> Tensor:
-        """See `ImageSet.images`."""
-        return self.views[torch.as_tensor(indices, dtype=torch.int64)]
-
-    def crops(self, indices: Indices, draws: np.ndarray) -> Tensor:
-        """See `ImageSet.crops`."""
-        return torch.stack(
-            [_crop(self.originals[int(i)], d, self.shape[1]) for i, d in zip(indices, draws, strict=True)]
-        )
-
-
-@dataclass(frozen=True)
-class StreamedImages(ImageSet):
-    """Images decoded, by several threads, each time they are asked for."""
-
-    source: Source = field(repr=False)
-    config: DataConfig = field(repr=False)
-    doing: str = field(repr=False)
-    pool: ThreadPoolExecutor = field(repr=False)
-
-    @property
-    def streamed(self) -> bool:
-        """Always."""
-        return True
-
-    def images(self, indices: Indices) -> Tensor:
-        """See `ImageSet.images`.
-
-        Raises:
-          DataError: one is not an image, or not of the others' size.
-        """
-        out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
-        view = _viewer(self.source, self.config, self.shape, self.doing)
-        _fill(out, indices, view, self.pool)
-        return out
-
-    def crops(self, indices: Indices, draws: np.ndarray) -> Tensor:
-        """See `ImageSet.crops`.
-
-        Raises:
-          DataError: one is not an image.
-        """
-
-        def crop(j: int) -> Tensor:
-            image = _decode(self.source, int(indices[j]), self.config.channels, self.doing)
-            return _crop(image, draws[j], self.shape[1])
-
-        out = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
-        _fill(out, range(len(indices)), crop, self.pool)
-        return out
-
-
-def open_images(spec: str, split: str, config: DataConfig) -> ImageSet:
+def open_images(spec: str, split: str, config: DataConfig, *, on_bad_image: OnBadImage = "error") -> ImageSet:
     """Open a set of images; decode them all now, unless they are too many.
 
     Args:
-      spec: `digits`, `folder:PATH`, `parquet:FILE` or `torchvision:NAME:PATH`.
+      spec: `digits`, `folder:PATH`, `parquet:FILE`, `torchvision:NAME:PATH` or `path.py:object`.
       split: `train` or `test`; selects `limit` or `limit_test`, and a part where one specification holds
         both.
       config: channels, size and limits; random resized crops need the images as they came.
+      on_bad_image: `skip` leaves out images that cannot be read, after the limits were applied, and lists them in
+        `ImageSet.skipped`: those of a held set now, those of a streamed one as they are met, by `readable` and so
+        by `loader.tiles` (`images` and `crops` still raise). A class may lose all its images so.
 
     Raises:
       DataError: the images are not there, are no images, have no usable labels, or differ in size where none
@@ -162,14 +51,15 @@ def open_images(spec: str, split: str, config: DataConfig) -> ImageSet:
             remedy="Resize to the size of the crop or more",
         )
     try:
-        source = _open_source(spec, split, doing)
+        source = _open_source(spec, split, doing, strict=on_bad_image == "error")
         if not len(source.labels):
             raise DataError(
                 doing, found="there is no image in it", remedy="Give at least one image of two classes each"
             )
         limit = config.limit if split == "train" else config.limit_test
         source = source.take(balanced_indices(source.labels, limit))
-        return _hold_or_stream(dataset_name(spec), source, config, doing, crops=split == "train")
+        reader = Reader(source, config, doing, on_bad_image, dict(source.unreadable))
+        return _hold_or_stream(dataset_name(spec), reader, crops=split == "train")
     except OSError as error:
         raise unreadable(spec, split, error) from error
 
@@ -194,84 +84,80 @@ def check_same_classes(train: ImageSet, test: ImageSet) -> None:
     )
 
 
-def _open_source(spec: str, split: str, doing: str) -> Source:
+def _open_source(spec: str, split: str, doing: str, *, strict: bool) -> Source:
     path = locate(spec, split)
     match split_spec(spec).kind:
         case "digits":
             return digits_source(split)
         case "folder":
-            return folder_source(path, doing)
+            return folder_source(path, doing, strict=strict)
         case "parquet":
             from vestige.data.parquet import parquet_source
 
-            return parquet_source(path, doing)
+            return parquet_source(path, doing, strict=strict)
+        case "python":
+            from vestige.data.userdata import user_source
+
+            return user_source(spec, split, strict=strict)
         case _:
             return torchvision_source(split_spec(spec).name, path, split, doing)
 
 
-def _hold_or_stream(name: str, source: Source, config: DataConfig, doing: str, *, crops: bool) -> ImageSet:
-    first = _decode(source, 0, config.channels, doing)
-    channels, height, width = fit(first, config.size, config.resize).shape
+def _hold_or_stream(name: str, reader: Reader, *, crops: bool) -> ImageSet:
+    source, config = reader.source, reader.config
+    first = _first(reader)
+    channels, height, width = reader.fitted(first).shape
     shape = (channels, height, width)
-    known = (name, source.class_names, source.labels, shape)
     pool = ThreadPoolExecutor(min(8, cpu_count() or 1), thread_name_prefix="decode")
     originals_kept = crops and config.augment.random_resized_crop
     pixels = first[0].numel() if originals_kept else 0
     fits = len(source.labels) * channels * (height * width + pixels) <= MEMORY_LIMIT
-    if not fits or (originals_kept and not _one_size(source, doing)):
-        return StreamedImages(*known, source, config, doing, pool)
-    everything = range(len(source.labels))
+    if not fits or (originals_kept and not _one_size(reader, first)):
+        known = (name, source.class_names, source.labels, shape)
+        return StreamedImages(*known, unreadable=reader.unreadable, reader=reader, pool=pool)
     with pool:
         views = torch.empty((len(source.labels), *shape), dtype=torch.uint8)
-        if not originals_kept:
-            _fill(views, everything, _viewer(source, config, shape, doing), pool)
-            return HeldImages(*known, views, views)
-        originals = torch.empty((len(source.labels), *first.shape), dtype=torch.uint8)
-        _fill(originals, everything, lambda i: _decode(source, i, config.channels, doing), pool)
-        _fill(views, everything, lambda i: fit(originals[i], config.size, config.resize), pool)
-        return HeldImages(*known, views, originals)
+        originals = views
+        if originals_kept:
+            originals = torch.empty((len(source.labels), *first.shape), dtype=torch.uint8)
+            made = fill(originals, reader.original, pool)
+            fill(views, lambda i: reader.fitted(originals[i]) if made[i] else None, pool)
+        else:
+            made = fill(views, lambda i: reader.view(i, shape), pool)
+    views = _packed(views, made)
+    originals = _packed(originals, made) if originals_kept else views
+    known = (name, source.class_names, source.labels[made], shape)
+    return HeldImages(*known, unreadable=reader.unreadable, views=views, originals=originals, config=config)
 
 
-def _one_size(source: Source, doing: str) -> bool:
-    """Whether all images have one size; stops at the first that has not."""
-    first = read_size(source, 0, doing)
-    return all(read_size(source, i, doing) == first for i in range(1, len(source.labels)))
+def _first(reader: Reader) -> Tensor:
+    """The first image that can be read, as it came."""
+    for i in range(len(reader.source.labels)):
+        image = reader.original(i)
+        if image is not None:
+            return image
+    raise DataError(
+        reader.doing,
+        found=f"none of the {len(reader.source.labels)} images can be read; {reader.unreadable[0]}",
+        remedy="Give images that can",
+    )
 
 
-def _viewer(source: Source, config: DataConfig, shape: tuple[int, int, int], doing: str) -> Callable[[int], Tensor]:
-    """Index to evaluation view, of the given shape."""
-
-    def view(i: int) -> Tensor:
-        image = fit(_decode(source, i, config.channels, doing), config.size, config.resize)
-        if image.shape != shape:
-            raise DataError(
-                doing,
-                found=f"{source.where(i)} has {image.shape[1]} x {image.shape[2]} pixels where "
-                f"{source.where(0)} has {shape[1]} x {shape[2]}",
-                remedy="Give data.size, to which all images are then resized and cropped",
-            )
-        return image
-
-    return view
+def _one_size(reader: Reader, first: Tensor) -> bool:
+    """Whether all images that can be read have one size; stops at the first that has not."""
+    for i in range(len(reader.source.labels)):
+        try:
+            if read_size(reader.source, i, reader.doing) != tuple(first.shape[1:]):
+                return False
+        except UnreadableImageError:
+            if reader.on_bad_image == "error":
+                raise
+    return True
 
 
-def _decode(source: Source, i: int, channels: int, doing: str) -> Tensor:
-    try:
-        return decode(source.read(i), channels)
-    except (ValueError, OSError) as error:
-        raise not_an_image(source.where(i), error, doing) from error
-
-
-def _crop(image: Tensor, draws: np.ndarray, size: int) -> Tensor:
-    return cut(image, crop_box(draws, image.shape[1], image.shape[2]), size)
-
-
-def _fill(out: Tensor, indices: Indices | range, make: Callable[[int], Tensor], pool: ThreadPoolExecutor) -> None:
-    """Write the image of each index into its row, by threads."""
-
-    def work(start: int) -> None:
-        for j in range(start, min(start + CHUNK, len(indices))):
-            out[j] = make(int(indices[j]))
-
-    for _ in pool.map(work, range(0, len(indices), CHUNK)):
-        pass
+def _packed(images: Tensor, kept: np.ndarray) -> Tensor:
+    """The rows to be kept, moved to the front: no second copy of a set that may fill the memory."""
+    for to, row in enumerate(np.flatnonzero(kept)):
+        if to != row:
+            images[to] = images[int(row)]
+    return images[: int(kept.sum())]

@@ -4,6 +4,8 @@ Resizing is Pillow's, in whole numbers: the same bits with any number of threads
 """
 
 import io
+import struct
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +17,13 @@ try:
 except ImportError:  # torchvision means to remove it
     decode_jpeg = None
 
-Content = bytes | np.ndarray
-"""An encoded image file, or its pixels: uint8, (H, W) or (H, W, 3)."""
+Content = bytes | np.ndarray | Image.Image
+"""An encoded image file, or its pixels: uint8, (H, W) or (H, W, 3); or Pillow's image, read or not yet."""
+Interpolation = Literal["bilinear", "bicubic"]
+UNREADABLE = (ValueError, OSError, EOFError, SyntaxError, struct.error)
+"""What Pillow's readers raise on files that are damaged or no images."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def decode(content: Content, channels: int) -> Tensor:
@@ -59,6 +66,8 @@ def size_of(content: Content) -> tuple[int, int]:
     """
     if isinstance(content, np.ndarray):
         return content.shape[0], content.shape[1]
+    if isinstance(content, Image.Image):
+        return content.height, content.width
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return picture.height, picture.width
@@ -66,13 +75,14 @@ def size_of(content: Content) -> tuple[int, int]:
         raise ValueError(_reason(error)) from error
 
 
-def fit(image: Tensor, size: int | None, resize: int | None) -> Tensor:
-    """The evaluation view: shorter side resized (bilinear, antialiased) to `resize`, centre crop to `size`.
+def fit(image: Tensor, size: int | None, resize: int | None, interpolation: Interpolation = "bilinear") -> Tensor:
+    """The evaluation view: shorter side resized (antialiased) to `resize`, centre crop to `size`.
 
     Args:
       image: (C, H, W) uint8.
       size: side after the crop; None: no crop.
       resize: shorter side before it; None: `size`.
+      interpolation: of the resizing.
 
     Returns:
       (C, size, size) uint8; without `size` all that the resizing leaves.
@@ -82,7 +92,7 @@ def fit(image: Tensor, size: int | None, resize: int | None) -> Tensor:
     if short and short != min(height, width):
         longer = int(short * max(height, width) / min(height, width))
         height, width = (longer, short) if height > width else (short, longer)
-        picture = _picture(image).resize((width, height), Image.Resampling.BILINEAR)
+        picture = _picture(image).resize((width, height), _RESAMPLING[interpolation])
         image = _pixels(picture, len(image))
     if size:
         top, left = round((height - size) / 2), round((width - size) / 2)
@@ -90,26 +100,27 @@ def fit(image: Tensor, size: int | None, resize: int | None) -> Tensor:
     return image
 
 
-def cut(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """A part of an image, resized (bilinear, antialiased).
+def cut(image: Tensor, box: tuple[int, int, int, int], size: int, interpolation: Interpolation = "bilinear") -> Tensor:
+    """A part of an image, resized (antialiased).
 
     Args:
       image: (C, H, W) uint8.
       box: top, left, height, width, in pixels.
       size: side of the result.
+      interpolation: of the resizing.
 
     Returns:
       (C, size, size) uint8.
     """
     top, left, height, width = box
     part = _picture(image[:, top : top + height, left : left + width])
-    return _pixels(part.resize((size, size), Image.Resampling.BILINEAR), len(image))
+    return _pixels(part.resize((size, size), _RESAMPLING[interpolation]), len(image))
 
 
 def _open(content: Content) -> Image.Image:
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
-    picture = Image.open(io.BytesIO(content))
+    picture = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
     picture.load()
     return picture
 

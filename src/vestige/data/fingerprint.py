@@ -36,8 +36,9 @@ class Spec(NamedTuple):
     """A specification taken apart."""
 
     kind: str
+    """One of `KINDS`, or `python`."""
     name: str
-    """Of a torchvision set; else empty."""
+    """Of a torchvision set, or of the object in a Python file; else empty."""
     path: Path | None
     """None for `digits`."""
 
@@ -46,13 +47,22 @@ def split_spec(spec: str) -> Spec:
     """Take a specification apart.
 
     Args:
-      spec: `digits`, `folder:PATH`, `parquet:FILE` or `torchvision:NAME:PATH`.
+      spec: `digits`, `folder:PATH`, `parquet:FILE`, `torchvision:NAME:PATH` or `path.py:object`.
 
     Raises:
-      DataError: the kind or the torchvision set is unknown, or the path is missing.
+      DataError: the kind or the torchvision set is unknown, or the path or object is missing.
     """
     kind, _, rest = spec.partition(":")
+    file, _, python_name = spec.rpartition(":")
+    if kind not in KINDS and file.endswith(".py") and python_name:
+        return Spec("python", python_name, Path(file).expanduser())
     if kind not in KINDS:
+        if spec.removesuffix(":").endswith(".py"):
+            raise DataError(
+                f"reading the data {spec!r}",
+                found="it names a file, but nothing in it",
+                remedy=f"Name the dataset, or the function that makes it, too: {spec.removesuffix(':')}:NAME",
+            )
         raise DataError(f"reading the data {spec!r}", found=f"unknown kind {kind!r}", remedy=_better(spec, kind))
     name, path = "", rest
     if kind == "torchvision":
@@ -87,16 +97,20 @@ def resolve(spec: str, base: Path) -> str:
     if path is None:
         return spec
     absolute = os.path.normpath(base.absolute() / path)
+    if kind == "python":
+        return f"{absolute}:{name}"
     return ":".join(part for part in (kind, name, absolute) if part)
 
 
 def dataset_name(spec: str) -> str:
-    """A short name for tables, without directories: `digits`, `folder:val`, `parquet:test.parquet`.
+    """A short name for tables, without directories: `digits`, `folder:val`, `parquet:test.parquet`, `mine.py:make`.
 
     Raises:
       DataError: as `split_spec`.
     """
     kind, name, path = split_spec(spec)
+    if kind == "python" and path:
+        return f"{path.name}:{name}"
     short = name or (Path(os.path.normpath(path.absolute())).name if path else "")
     return f"{kind}:{short}" if short else kind
 
@@ -115,6 +129,12 @@ def locate(spec: str, split: str) -> Path:
     if path is None:
         return digits_file()
     doing = reading(spec, split)
+    if kind == "python" and not path.is_file():
+        near = [str(path.with_name(p.name)) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        remedy = nearest(str(path), near) if near else "Check the path"
+        raise DataError(doing, found=f"there is no file {str(path)!r}", remedy=remedy)
+    if kind == "python":
+        return path
     if not path.exists():
         raise DataError(
             doing,
@@ -138,14 +158,16 @@ def fingerprint(spec: str, split: str) -> str:
     """Identity of the images by content, the same wherever they lie.
 
     `digits` and Parquet files: SHA-256 of the file. Folders: SHA-256 of sorted relative paths and sizes, so
-    that it stays quick for millions of files.
+    that it stays quick for millions of files. `path.py:object`: SHA-256 of the file, the object's name, and, where
+    the object tells them without an image being read, its length, class names and labels; neither the images
+    themselves nor what else the file imports or reads is covered. For that the file is run.
 
     Args:
       spec: see `split_spec`.
       split: `train` or `test`; told apart where one specification holds both.
 
     Returns:
-      `kind:` and 64 hexadecimal digits; for `digits` and torchvision sets also the split.
+      `kind:` and 64 hexadecimal digits; for all but folders and Parquet files also the split.
 
     Raises:
       DataError: as `locate`; a file cannot be read.
@@ -159,6 +181,11 @@ def fingerprint(spec: str, split: str) -> str:
             return f"torchvision:{name}:{split}:{_listing_hash(path, sorted(path.glob(TORCHVISION[name])))}"
         status = path.stat()
         digest = _file_hash(path, status.st_size, status.st_mtime_ns)
+        if kind == "python":
+            from vestige.data.userdata import traits
+
+            whole = hashlib.sha256(f"{digest}\0{name}\0{traits(spec, split)}".encode()).hexdigest()
+            return f"python:{split}:{whole}"
     except OSError as error:
         raise unreadable(spec, split, error) from error
     return f"digits:{split}:{digest}" if kind == "digits" else f"parquet:{digest}"

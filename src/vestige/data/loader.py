@@ -4,11 +4,12 @@ Shapes: B images of a batch, C channels, H x W pixels.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from vestige.config import DataConfig
 from vestige.data.datasets import ImageSet, Indices
 from vestige.data.subsets import balanced_indices
 from vestige.data.transforms import CROP_TRIES, Stream, flip, normalise, pad_crop, uniform
+
+A = TypeVar("A")
+M = TypeVar("M")
 
 AHEAD = 3
 """Batches that are prepared before they are asked for, where images are streamed."""
@@ -33,13 +37,17 @@ class Batch(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A fixed number of inputs, of which the first `valid` count; all fields have the tile's full length."""
+    """A number of inputs, of which the first `valid` count; all fields have the tile's full length."""
 
-    inputs: Tensor
+    inputs: Any
+    """A tensor, or a pytree of tensors, along axis 0."""
     labels: Tensor
+    """int64."""
     valid: int
     indices: np.ndarray
-    """Of the images in their set, int64."""
+    """Of the inputs in their set, int64."""
+    number: int = 0
+    """Of the tile among all tiles of the set."""
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -74,16 +82,7 @@ class TrainingLoader:
         if not self.images.streamed:
             yield from map(self.batch, range(start, stop))
             return
-        pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        try:
-            pending = deque(pool.submit(self.batch, step) for step in range(start, min(start + AHEAD, stop)))
-            for step in range(start, stop):
-                batch = pending.popleft().result()
-                if step + AHEAD < stop:
-                    pending.append(pool.submit(self.batch, step + AHEAD))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from _ahead(self.batch, range(start, stop))
 
     def augmented(self, indices: np.ndarray, epoch: int) -> Tensor:
         """Images of an epoch as the network sees them, before normalisation: (B, C, H, W) uint8."""
@@ -101,21 +100,33 @@ class TrainingLoader:
         return flip(images, draw(Stream.FLIP)) if augment.flip else images
 
 
-def tiles(images: ImageSet, indices: Indices, config: DataConfig, size: int) -> Iterator[Tile]:
-    """Unaugmented inputs in tiles of one size, the last filled up with its first image.
+def tiles(
+    images: ImageSet, indices: Indices, config: DataConfig, size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[Tile]:
+    """Unaugmented inputs in tiles of one size, filled up with their first image; prepared ahead where streamed.
+
+    Images that are skipped as unreadable are missing from their tile; a tile of none but such does not come.
 
     Args:
       images: the set.
       indices: of the images, in evaluation order.
       config: mean and std.
       size: inputs a tile. Every tile has that many: a forward's last bits depend on it.
+      share: this process and how many there are: it gets tiles rank, rank + world, ...
     """
     indices = np.asarray(indices, dtype=np.int64)
-    for start in range(0, len(indices), size):
-        counted = indices[start : start + size]
-        padded = np.concatenate([counted, np.repeat(counted[:1], size - len(counted))])
-        inputs = normalise(images.images(padded), config.mean, config.std)
-        yield Tile(inputs, torch.from_numpy(images.labels[padded]), len(counted), padded)
+    rank, world = share
+    parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+    read = images.readable
+    kept = parts[rank::world]
+    views = _ahead(read, kept) if images.streamed else map(read, kept)
+    for k, (part, (views_RCHW, places)) in enumerate(zip(kept, views, strict=True)):
+        if not len(places):
+            continue
+        filled = np.concatenate([np.arange(len(places)), np.zeros(size - len(places), np.int64)])
+        padded = part[places][filled]
+        inputs = normalise(views_RCHW[torch.from_numpy(filled)], config.mean, config.std)
+        yield Tile(inputs, torch.from_numpy(images.labels[padded]), len(places), padded, rank + k * world)
 
 
 def recalibration_batches(images: ImageSet, n: int, config: DataConfig, size: int) -> list[Tensor]:
@@ -128,10 +139,25 @@ def recalibration_batches(images: ImageSet, n: int, config: DataConfig, size: in
       size: inputs a batch at most.
 
     Returns:
-      (B, C, H, W) float32 each.
+      (B, C, H, W) float32 each; images that are skipped as unreadable are missing.
     """
     indices = balanced_indices(images.labels, n)
     # Folders come sorted by class: batches of one class each would have too little variance.
     indices = indices[epoch_order(len(indices), seed=0, epoch=0)]
     parts = np.array_split(indices, ceil(len(indices) / size))
-    return [normalise(images.images(part), config.mean, config.std) for part in parts]
+    views = (images.readable(part)[0] for part in parts)
+    return [normalise(found, config.mean, config.std) for found in views if len(found)]
+
+
+def _ahead(make: Callable[[A], M], arguments: Iterable[A]) -> Iterator[M]:
+    """What `make` gives for each argument, in order, by a thread that is up to `AHEAD` of them ahead."""
+    remaining = iter(arguments)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    try:
+        pending = deque(pool.submit(make, argument) for argument in islice(remaining, AHEAD))
+        while pending:
+            made = pending.popleft().result()
+            pending.extend(pool.submit(make, argument) for argument in islice(remaining, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)

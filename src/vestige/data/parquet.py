@@ -11,13 +11,14 @@ from vestige.data.sources import Source
 from vestige.errors import DataError
 
 
-def parquet_source(path: Path, doing: str) -> Source:
+def parquet_source(path: Path, doing: str, *, strict: bool = True) -> Source:
     """The images of a Parquet file, in the order of its rows; encoded, they are held in memory.
 
     Args:
       path: of the file. Column `image`: binary, or a struct with a binary field `bytes`; `label`: whole
         numbers from 0. Where the metadata has no class names, the numbers serve.
       doing: for the message.
+      strict: a row without an image is an error; else it is noted as unreadable.
 
     Raises:
       DataError: it is not a Parquet file, lacks a column, or a row lacks image or label.
@@ -36,9 +37,10 @@ def parquet_source(path: Path, doing: str) -> Source:
     images = table["image"]
     if pa.types.is_struct(images.type):
         images = images.flatten()[images.type.get_field_index("bytes")]
-    if images.null_count:
-        row = images.is_null().to_pylist().index(True)
-        raise DataError(doing, found=f"row {row} of {path} holds no image bytes", remedy="Embed the images in the file")
+    empty = np.flatnonzero(images.is_null().to_numpy()).tolist() if images.null_count else []
+    unreadable = {row: f"row {row} of {path} holds no image bytes" for row in empty}
+    if strict and empty:
+        raise DataError(doing, found=unreadable[empty[0]], remedy="Embed the images in the file")
     labels, names = _labels(table["label"], schema, path, doing)
     chunks = images.chunks
     starts = np.cumsum([0, *map(len, chunks)])
@@ -47,7 +49,7 @@ def parquet_source(path: Path, doing: str) -> Source:
         chunk = int(np.searchsorted(starts, i, side="right")) - 1
         return chunks[chunk][i - int(starts[chunk])].as_py()
 
-    return Source(names, labels, read, lambda i: f"row {i} of {path}")
+    return Source(names, labels, read, lambda i: f"row {i} of {path}", unreadable)
 
 
 def _check_columns(schema: pa.Schema, doing: str) -> None:

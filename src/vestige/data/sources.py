@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from vestige.data.decode import Content, size_of
+from vestige.data.decode import UNREADABLE, Content, size_of
 from vestige.data.fingerprint import TORCHVISION, digits_file, is_litter, walk
 from vestige.data.transforms import Stream, uniform
 from vestige.errors import DataError
@@ -16,6 +16,10 @@ DIGITS_PER_CLASS = 50
 """Training images of each of the ten digits; the rest are test images."""
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Files with other endings are looked into when a folder is opened."""
+
+
+class UnreadableImageError(DataError):
+    """An image that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Source:
       labels: (N,) int64, 0..C-1.
       read: index to image.
       where: index to what a message calls the image.
+      unreadable: what is wrong with images that were found to be none at opening, by index.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     read: Callable[[int], Content]
     where: Callable[[int], str]
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def take(self, indices: np.ndarray) -> "Source":
         """Only the images with these indices, in this order."""
@@ -41,6 +47,7 @@ class Source:
             self.labels[indices],
             lambda i: self.read(int(indices[i])),
             lambda i: self.where(int(indices[i])),
+            {j: self.unreadable[i] for j, i in enumerate(indices.tolist()) if i in self.unreadable},
         )
 
 
@@ -66,13 +73,18 @@ def digits_source(split: str) -> Source:
     )
 
 
-def folder_source(root: Path, doing: str) -> Source:
+def folder_source(root: Path, doing: str, *, strict: bool = True) -> Source:
     """A folder of class folders (ImageNet's layout): classes by sorted name, images by sorted path.
 
     Hidden files are passed over; any other file is taken for an image.
 
+    Args:
+      root: the folder.
+      doing: for the message.
+      strict: look into files with the endings of no image now.
+
     Raises:
-      DataError: there is no class folder, or one without an image, or a file that is not an image.
+      DataError: there is no class folder, or one without an image, or, looked into, a file that is not an image.
     """
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_litter(entry.name))
     if not classes:
@@ -94,7 +106,7 @@ def folder_source(root: Path, doing: str) -> Source:
         paths += files
         labels += [label] * len(files)
     source = Source(tuple(classes), np.array(labels), lambda i: Path(paths[i]).read_bytes(), paths.__getitem__)
-    for i, path in enumerate(paths):
+    for i, path in enumerate(paths if strict else ()):
         if Path(path).suffix.lower() not in EXTENSIONS:
             read_size(source, i, doing)
     return source
@@ -138,15 +150,16 @@ def read_size(source: Source, i: int, doing: str) -> tuple[int, int]:
     """Height and width of image i.
 
     Raises:
-      DataError: it is not an image.
+      UnreadableImageError: it is not an image.
     """
     try:
         return size_of(source.read(i))
-    except (ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise not_an_image(source.where(i), error, doing) from error
 
 
-def not_an_image(where: str, error: Exception, doing: str) -> DataError:
+def not_an_image(where: str, error: Exception, doing: str) -> UnreadableImageError:
     """The error for a file that is no image."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(doing, found=f"{where} is not an image that can be read ({reason})", remedy="Replace or remove it")
+    found = f"{where} is not an image that can be read ({reason or type(error).__name__})"
+    return UnreadableImageError(doing, found=found, remedy="Replace or remove it")

@@ -53,6 +53,8 @@ def identify_data(data: DataConfig) -> dict[str, Any]:
       DataError: the path does not exist.
     """
     prepared = data.model_dump(mode="json", exclude={"train", "test"})
+    if data.interpolation == "bilinear":  # the only kind there was before the field: studies begun then stay valid
+        del prepared["interpolation"]
     return {
         "train": fingerprint(data.train, "train"),
         "test": fingerprint(data.test, "test"),
