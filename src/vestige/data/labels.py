@@ -14,7 +14,8 @@ def known_labels(dataset: Any) -> np.ndarray | None:
     """The labels of a map-style dataset, in its order.
 
     Args:
-      dataset: anything; looked for are `targets`, `labels`, and what `TensorDataset`, `Subset` and `ConcatDataset` hold.
+      dataset: anything; looked for are `targets`, `labels`, and what torch's `TensorDataset`, `Subset` and
+        `ConcatDataset` hold.
 
     Returns:
       (N,) int64; None where they are not known without reading inputs, are no class indices, or would be changed by
@@ -50,10 +51,9 @@ def class_indices(values: Any, n: int) -> np.ndarray | None:
 
 def label_of(value: Any) -> int | None:
     """The class index of one item; None where it is none."""
-    if (
-        isinstance(value, Tensor | np.ndarray | np.generic)
-        and (value.numel() if isinstance(value, Tensor) else value.size) == 1
-    ):
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
         value = value.item()
     return int(value) if isinstance(value, int) and value >= 0 else None
 

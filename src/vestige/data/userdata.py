@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,11 @@ def user_source(spec: str, split: str, *, strict: bool = True) -> Source:
     def where(i: int) -> str:
         return f"item {i} of {name}"
 
+    lock = Lock()  # images are decoded by threads, which the user's dataset need not bear
+
     def item(i: int) -> Any:
-        return _item(data, i, split_spec(spec).path, where(i), doing)
+        with lock:
+            return _item(data, i, split_spec(spec).path, where(i), doing)
 
     def read(i: int) -> Content:
         return _content(item(i)[0], where(i), doing)
@@ -168,21 +172,16 @@ def _read_labels(
 
 def _content(image: Any, where: str, doing: str) -> Content:
     content = _as_content(image)
-    if content is None:
-        kind = (
-            f"{image.dtype} of shape {tuple(image.shape)}" if hasattr(image, "dtype") else f"a {type(image).__name__}"
-        )
-        floats = isinstance(image, Tensor | np.ndarray) and "float" in str(image.dtype)
-        raise DataError(
-            doing,
-            found=f"{where} is {kind}"
-            + (": an input that is preprocessed already, where images are needed" if floats else ""),
-            remedy="Give images as Pillow's, uint8 pixels or paths and let data.size, mean and std prepare them; "
-            "preprocessed inputs can be measured (vestige.measure), but no study can be made of them"
-            if floats
-            else "Give images: Pillow's, uint8 pixels, or paths of image files",
-        )
-    return content
+    if content is not None:
+        return content
+    found = f"{where} is a {type(image).__name__}"
+    remedy = "Give images: Pillow's, uint8 pixels, or paths of image files"
+    if isinstance(image, Tensor | np.ndarray):
+        found += f" of {str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
+        if "float" in str(image.dtype):
+            found += ": preprocessed already, where an image is needed"
+            remedy += " (data.size, mean and std prepare them). Inputs as they are can be measured by vestige.measure"
+    raise DataError(doing, found=found, remedy=remedy)
 
 
 def _as_content(image: Any) -> Content | None:
