@@ -133,8 +133,8 @@ def test_every_layer_has_its_own_name_and_constants_are_no_shortcut():
     assert [layer.name for layer in layers] == ["relu", "relu_1"]
 
 
-def test_no_relu():
-    with pytest.raises(ModelError, match="it has no ReLU, neither as a module nor as a function"):
+def test_no_activation_function():
+    with pytest.raises(ModelError, match=r"it has no activation function .* neither as a module nor as a function\. Name the modules"):
         find_layers(Graph.trace(nn.Linear(3, 2)), torch.randn(2, 3))
 
 

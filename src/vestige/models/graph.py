@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 from torch.nn import functional
 
 from vestige.errors import ModelError, nearest
-from vestige.models.tracing import copy_protecting, hides_relu, is_shape, overwritten, trace
+from vestige.models.copies import measurement_copy, unwrapped
+from vestige.models.operations import Record, only_tensor
+from vestige.models.rewriting import Readers, Recording, capturing, crossing, observing, pure
+from vestige.models.tracing import Trace, hides_relu, trace
 
 Edit = Callable[[Tensor], Tensor]
 _Made = TypeVar("_Made")
@@ -42,11 +44,21 @@ class Graph:
 
     Args:
       module: a graph module.
+      traced: what it was made from.
+      in_place: paths of the modules that worked in place before they were kept from it.
+
+    Attributes:
       nodes: for each node name, the path of the module operation that it comes from.
+      modules: for each path of a module, the node whose value it returns.
+      traced: True.
+      note: empty.
     """
 
-    def __init__(self, module: fx.GraphModule, nodes: dict[str, str]):
-        self.module, self.nodes = module, nodes
+    traced, note = True, ""
+
+    def __init__(self, module: fx.GraphModule, traced: Trace, in_place: frozenset[str] = frozenset()):
+        self.module, self.nodes, self.modules = module, traced.nodes, traced.modules
+        self._trace, self._in_place = traced, in_place
         self._node = {node.name: node for node in module.graph.nodes}
         self._built: dict[Hashable, Any] = {}
 
@@ -63,16 +75,26 @@ class Graph:
         Raises:
           ModelError: it cannot be copied or traced.
         """
-        model = _unwrapped(model)
         if copy:
-            model = _copied(model).eval().requires_grad_(False)
-        graph, nodes = trace(model)
-        if copy:
-            for submodule in model.modules():
-                if getattr(submodule, "inplace", False) is True:
-                    setattr(submodule, "inplace", False)  # noqa: B010
-        module = fx.GraphModule(model, graph, type(model).__name__)
-        return cls(_pure(module).eval() if copy else module, nodes)
+            return cls.of_copy(measurement_copy(model))
+        model = unwrapped(model)
+        traced = trace(model)
+        return cls(fx.GraphModule(model, traced.graph, type(model).__name__), traced)
+
+    @classmethod
+    def of_copy(cls, model: nn.Module) -> "Graph":
+        """Trace a measurement copy, which the graph keeps.
+
+        Raises:
+          ModelError: it cannot be traced; the copy is as it was.
+        """
+        traced = trace(model)
+        in_place = {path for path, module in model.named_modules() if getattr(module, "inplace", False) is True}
+        as_is = Trace(copying.deepcopy(traced.graph), traced.nodes, traced.modules)
+        for path in in_place:
+            setattr(model.get_submodule(path), "inplace", False)  # noqa: B010
+        module = fx.GraphModule(model, traced.graph, type(model).__name__)
+        return cls(pure(module).eval(), as_is, frozenset(in_place))
 
     @property
     def relus(self) -> tuple[str, ...]:
@@ -103,7 +125,35 @@ class Graph:
           ModelError: there is no such node.
         """
         names = self._known(nodes)
-        return self._once(("capturing", names), lambda: self._capturing(names))
+        return self._once(("capturing", names), lambda: capturing(self.module, [self._node[n] for n in names]))
+
+    def observing(self, readers: Readers) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
+        """A forward in which values are read at the moment they are made.
+
+        It works in place where the network does, protects nothing, and holds no value longer than the network.
+
+        Args:
+          readers: by node name, what is called with the value itself, which it must neither keep nor change.
+
+        Returns:
+          a function of the inputs, giving the network's output and what each reader returned.
+
+        Raises:
+          ModelError: there is no such node.
+        """
+        names = self._known(list(readers))
+        forward = self._once(
+            ("observing", names), lambda: observing(self.module, self._trace.graph, names, self._in_place)
+        )
+        return lambda inputs: forward(only_tensor(inputs), readers)
+
+    def record(self, inputs: Any) -> Record:
+        """What a forward of some inputs does, operation after operation."""
+        inputs = only_tensor(inputs)
+        record = Record(self.module, inputs)
+        with torch.no_grad():
+            record.close(Recording(self.module, record).run(inputs))
+        return record
 
     def suffix(self, node: str) -> Suffix:
         """The part of the network after a node, as a function of the values that cross the cut.
@@ -146,18 +196,8 @@ class Graph:
         self._built.clear()  # built modules may hold a buffer that has been replaced
         return self
 
-    def _capturing(self, names: tuple[str, ...]) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
-        keep = {self._node[name] for name in names}
-        new, copies, captured = fx.Graph(), {}, {}
-        for node in self.module.graph.nodes:
-            if node.op == "output":
-                new.output((map_arg(node.args[0], copies.__getitem__), {name: captured[name] for name in names}))
-            else:
-                captured[node.name] = copy_protecting(node, new, copies, self.module, keep)
-        return fx.GraphModule(self.module, new, "Capturing")
-
     def _suffix(self, name: str) -> Suffix:
-        root = _pure(self.module)
+        root = pure(self.module)
         order = list(root.graph.nodes)
         cut = next(i for i, node in enumerate(order) if node.name == name)
         live, inside = crossing(order, cut)
@@ -172,7 +212,7 @@ class Graph:
         return Suffix(names, fx.GraphModule(root, new, "Suffix"))
 
     def _editing(self, names: tuple[str, ...]) -> Callable[[Tensor, Mapping[str, Edit]], Tensor]:
-        root, wanted = _pure(self.module), set(names)
+        root, wanted = pure(self.module), set(names)
         new = fx.Graph()
         copies = {node: new.node_copy(node) for node in root.graph.nodes if node.op == "placeholder"}
         edits = new.placeholder("edits")
@@ -195,7 +235,7 @@ class Graph:
         return forward
 
     def _without_relus(self) -> "Graph":
-        root, new, copies = _pure(self.module), fx.Graph(), {}
+        root, new, copies = pure(self.module), fx.Graph(), {}
         for node in root.graph.nodes:
             if node.op == "call_module" and hides_relu(self.submodule(node)):
                 raise ModelError(
@@ -208,7 +248,8 @@ class Graph:
                 copies[node] = new.create_node("call_function", _identity, (source,), name=node.name)
             else:
                 copies[node] = new.node_copy(node, copies.__getitem__)
-        return Graph(fx.GraphModule(root, new, "WithoutReLUs"), self.nodes)
+        module = fx.GraphModule(root, new, "WithoutReLUs")
+        return Graph(module, Trace(module.graph, self.nodes, self.modules))
 
     def _is_relu(self, node: fx.Node) -> bool:
         match node.op:
@@ -234,58 +275,6 @@ class Graph:
         if key not in self._built:
             self._built[key] = make()
         return self._built[key]
-
-
-def crossing(order: Sequence[fx.Node], cut: int) -> tuple[set[fx.Node], set[fx.Node]]:
-    """The nodes up to `order[cut]` whose values the output still needs, and those to be computed after it.
-
-    Sizes are computed anew from the values that cross: a replay may have another batch size.
-    """
-    before, live, inside = set(order[: cut + 1]), set(), set()
-    waiting = [order[-1]]
-    while waiting:
-        node = waiting.pop()
-        if node in live or node in inside:
-            continue
-        recomputed = node is not order[cut] and (node.op == "get_attr" or is_shape(node))
-        if node in before and not recomputed:
-            live.add(node)
-        else:
-            inside.add(node)
-            waiting.extend(node.all_input_nodes)
-    return live, inside
-
-
-def _pure(module: fx.GraphModule) -> fx.GraphModule:
-    """The same computation with nothing overwritten in place."""
-    if not any(overwritten(node, module) for node in module.graph.nodes):
-        return module
-    new, copies = fx.Graph(), {}
-    for node in module.graph.nodes:
-        copy_protecting(node, new, copies, module, keep=None)
-    return fx.GraphModule(module, new, type(module).__name__)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copying.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"copying a {type(model).__name__} to measure it",
-            found=f"{type(error).__name__}: {error}",
-            remedy="Give a model that copy.deepcopy can copy",
-        ) from error
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside torch.compile and (distributed) data parallel wrappers."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def _identity(value: Tensor) -> Tensor:

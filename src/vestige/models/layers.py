@@ -1,21 +1,19 @@
-"""Where a network's neurons are, found by rule: residual block outputs after their ReLU, else every ReLU."""
+"""Where a network's neurons are, found by rule: residual block outputs after their ReLU, else activation functions."""
 
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
-from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch import Tensor
 
 from vestige.errors import ConfigError, ModelError, nearest
-from vestige.models.graph import Graph, crossing
-
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_POOLS = (_MaxPoolNd, _AvgPoolNd)
-_POOL_FUNCTIONS = (functional.max_pool2d, functional.avg_pool2d)
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout2d)
+from vestige.models.eager import Eager
+from vestige.models.graph import Graph
+from vestige.models.operations import Operation, Record
+from vestige.models.seen import Seen
+from vestige.models.stages import block_names, block_stages, function_stages, stage_of
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,11 @@ class Layer:
     Attributes:
       name: module path, `"layer1.0"`.
       stage: the group of layers it belongs to, `"layer1"`.
-      node: the fx node whose value is the layer's activation.
+      node: the node whose value is the layer's activation.
       units: number of neurons, U.
-      axis: the axis of the activation that counts them.
+      axis: the axis of the activation that counts them, from the front, 0 being the inputs.
       why: the rule that found it.
+      signed: whether its activation can be negative.
     """
 
     name: str
@@ -37,41 +36,65 @@ class Layer:
     units: int
     axis: int
     why: str
+    signed: bool = False
 
 
-def find_layers(graph: Graph, inputs: Tensor) -> tuple[Layer, ...]:
+class Layers(tuple[Layer, ...]):
+    """Layers from input to output, shown as a table.
+
+    Attributes:
+      note: what must be said aloud about them, or empty.
+    """
+
+    note: str
+
+    def __new__(cls, layers: Iterable[Layer] = (), note: str = "") -> "Layers":  # noqa: D102
+        made = super().__new__(cls, layers)
+        made.note = note
+        return made
+
+    def __getnewargs__(self):
+        return tuple(self), self.note
+
+    def __repr__(self) -> str:
+        head = ("layer", "stage", "neurons", "axis", "why")
+        rows = [(x.name, x.stage, f"{x.units:,}", str(x.axis), x.why) for x in self]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+        ]
+        total = sum(layer.units for layer in self)
+        ending = f"{len(self)} layer{'s' * (len(self) != 1)}, {total:,} neurons"
+        return "\n".join([*lines, ending, *([self.note] if self.note else [])])
+
+    __str__ = __repr__
+
+
+def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Layer] | None = None) -> Layers:
     """Name the layers of a network.
 
-    The outputs of residual blocks after their last ReLU, where there are any; else every ReLU.
+    The outputs of residual blocks after their last activation function, where it stands after the addition; else
+    every activation function that is no gate. A gate is one whose every way to the output passes a sigmoid (in
+    squeeze-and-excitation); if there were nothing else, gates count.
 
     Args:
-      graph: a traced network.
-      inputs: a few inputs, to see the shapes.
+      network: traced, or observed as it runs.
+      inputs: a few, as the network takes them; three of them are run, to see the shapes.
+      wanted: names of such layers, patterns of names (`"layer3.*"`), paths of modules (whose output is meant: the
+        first tensor; called again, `"path_1"`), or layers, which may have been changed with `dataclasses.replace`.
 
     Returns:
-      the layers from input to output.
+      the layers from input to output. Those whose first axis does not count the inputs (windows of attention,
+      for one) are left out, and `.note` says so.
 
     Raises:
-      ModelError: the network has no ReLU, or cannot take these inputs.
+      ModelError: there is no layer, or none of a wanted name; or the network cannot take these inputs.
     """
-    residual = [name for name in graph.relus if _adds(graph, name)]
-    chosen = residual or list(graph.relus)
-    if not chosen:
-        raise ModelError(
-            "looking for the layers of a model",
-            found="it has no ReLU, neither as a module nor as a function",
-            remedy="Give a network with ReLUs (ResNets, VGGs and their like)",
-        )
-    why = "ReLU after a residual addition" if residual else "ReLU"
-    paths = [graph.nodes[name] for name in chosen]
-    names = _block_names(paths) if residual else paths
-    stages = _block_stages(names) if residual else _stages_between_pools(graph, chosen)
-    shapes = _shapes(graph, chosen, inputs)
-    return tuple(
-        Layer(name, stage, node, shapes[node][axis], axis, why)
-        for name, stage, node in zip(names, stages, chosen, strict=True)
-        for axis in [2 if len(shapes[node]) == 3 else 1]  # (N, tokens, features) or (N, channels, ...)
-    )
+    seen = Seen(network, inputs)
+    found, note = _by_rule(seen) if wanted is None else _or_none(seen)
+    if wanted is not None:
+        return Layers(_wanted(seen, found, wanted))
+    return Layers(found, note)
 
 
 def pooled(activation: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -121,64 +144,145 @@ def penalised_layers(layers: Sequence[Layer], wanted: Sequence[str] | None = Non
     return tuple(layer for layer in layers if layer.stage in wanted)
 
 
-def _adds(graph: Graph, relu: str) -> bool:
-    """Whether a ReLU's input is the sum of two values of the network."""
-    node = graph.node(relu).all_input_nodes[0]
-    while node.op == "call_module" and isinstance(graph.submodule(node), _TRANSPARENT):
-        node = node.all_input_nodes[0]
-    summands = [argument for argument in node.args if isinstance(argument, fx.Node)]
-    return node.op in ("call_function", "call_method") and node.target in _ADDITIONS and len(summands) == 2
-
-
-def _block_names(paths: Sequence[str]) -> list[str]:
-    """The module that each ReLU stands in; its own path where two stand in one, or it stands in none."""
-    parents = [path.rpartition(".")[0] for path in paths]
-    return [
-        parent if parent and parents.count(parent) == 1 else path for path, parent in zip(paths, parents, strict=True)
-    ]
-
-
-def _block_stages(names: Sequence[str]) -> list[str]:
-    """The shortest leading part of the paths that tells groups apart; the first part where none groups."""
-    parts = [name.split(".") for name in names]
-    for depth in range(1, max(map(len, parts))):
-        groups = [".".join(p[:depth]) for p in parts]
-        if 1 < len(set(groups)) < len(groups):
-            return groups
-    return [p[0] for p in parts]
-
-
-def _stages_between_pools(graph: Graph, relus: Sequence[str]) -> list[str]:
-    """The first part of each path, numbered by the poolings before it where its group has any.
-
-    Only poolings that everything passes through count: not those in a branch of an inception block.
-    """
-    order = list(graph.module.graph.nodes)
-    pools: dict[str, int] = {}
-    found: dict[str, tuple[str, int]] = {}
-    for place, node in enumerate(order[:-1]):
-        first, _, rest = graph.nodes[node.name].partition(".")
-        group = first if rest else ""
-        if _pools(graph, node) and crossing(order, place)[0] == {node}:
-            pools[group] = pools.get(group, 0) + 1
-        found[node.name] = (first, pools.get(group, 0))
-    return [f"{group}.{passed}" if group in pools else group for group, passed in (found[r] for r in relus)]
-
-
-def _pools(graph: Graph, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(graph.submodule(node), _POOLS)
-    return node.op == "call_function" and node.target in _POOL_FUNCTIONS
-
-
-def _shapes(graph: Graph, nodes: Sequence[str], inputs: Tensor) -> dict[str, torch.Size]:
-    try:
-        with torch.no_grad():
-            _, activations = graph.capturing(nodes)(inputs)
-    except (RuntimeError, ValueError, TypeError) as error:
+def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
+    activations = [op.name for op in seen.operations.values() if op.kind == "activation" and op.depends]
+    if not activations:
         raise ModelError(
             "looking for the layers of a model",
-            found=f"it cannot take inputs of shape {tuple(inputs.shape)}: {error}",
-            remedy="Check data.channels and data.size against what the model was made for",
-        ) from error
-    return {name: activation.shape for name, activation in activations.items()}
+            found="it has no activation function (ReLU, GELU, SiLU, ...) that can be seen, neither as a module nor "
+            "as a function",
+            remedy="Name the modules whose outputs are to be measured: layers=['path.of.module']",
+        )
+    gates = _gates(seen.record)
+    open_ones = [name for name in activations if name not in gates] or activations
+    residual = [name for name in open_ones if _after_addition(seen.operations, name)]
+    chosen = residual or open_ones
+    paths = [seen.network.nodes[name] for name in chosen]
+    names = block_names(paths) if residual else paths
+    stages = block_stages(names) if residual else function_stages(paths, chosen, seen.operations, seen.network.nodes)
+    ending = " after a residual addition" if residual else ""
+    kept = [name for name in chosen if seen.counts_inputs(name)]
+    if not kept:
+        raise ModelError(
+            "looking for the layers of a model",
+            found="the first axis of no activation counts the inputs",
+            remedy="Give a model whose batch is the first axis throughout",
+        )
+    layers = [
+        _layer(seen, name, stage, node, seen.operations[node].label + ending)
+        for name, stage, node in zip(names, stages, chosen, strict=True)
+        if node in kept
+    ]
+    left = [name for name, node in zip(names, chosen, strict=True) if node not in kept]
+    note = (
+        ""
+        if not left
+        else (
+            f"Left out: {len(left)} of {len(chosen)} layers whose first axis does not count the inputs "
+            f"(windows or positions are counted with them): {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}."
+        )
+    )
+    return layers, note
+
+
+def _layer(seen: Seen, name: str, stage: str, node: str, why: str) -> Layer:
+    axis, units = seen.units(node)
+    return Layer(name, stage, node, units, axis, why, seen.signed(node))
+
+
+def _or_none(seen: Seen) -> tuple[list[Layer], str]:
+    try:
+        return _by_rule(seen)
+    except ModelError:
+        return [], ""
+
+
+def _after_addition(operations: dict[str, Operation], name: str) -> bool:
+    """Whether an activation function's input is the sum of two values of the network."""
+    operation = operations[name]
+    while operation.sources:
+        operation = operations[operation.sources[0]]
+        if operation.kind != "identity":
+            break
+    return operation.kind == "add" and operation.variable == 2
+
+
+def _gates(record: Record) -> set[str]:
+    """The operations whose every way to the output passes a sigmoid."""
+    reaching = _behind(record, stop=None)
+    return reaching - _behind(record, stop="sigmoid")
+
+
+def _behind(record: Record, stop: str | None) -> set[str]:
+    found, waiting = set(), list(record.outputs)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and record.operations[name].kind != stop:
+            found.add(name)
+            waiting.extend(record.operations[name].sources)
+    return found
+
+
+def _wanted(seen: Seen, found: Sequence[Layer], wanted: Sequence[str | Layer]) -> list[Layer]:
+    """The layers that are asked for, in the order of the network."""
+    places = {name: place for place, name in enumerate(seen.operations)}
+    chosen: dict[str, Layer] = {}
+    for item in [wanted] if isinstance(wanted, str | Layer) else wanted:
+        for layer in [_checked(seen, item)] if isinstance(item, Layer) else _named(seen, found, item):
+            chosen.setdefault(layer.name, layer)
+    if not chosen:
+        raise ModelError(
+            "choosing the layers to measure",
+            found="none is named",
+            remedy="Name at least one, or leave `layers` out for those that the rule finds",
+        )
+    return sorted(chosen.values(), key=lambda layer: places[layer.node])
+
+
+def _named(seen: Seen, found: Sequence[Layer], name: str) -> list[Layer]:
+    listed = {layer.name: layer for layer in found}
+    others = {path: node for node, path in seen.network.nodes.items()} | seen.network.modules
+    others = {path: node for path, node in others.items() if node in seen.operations}
+    for known in (listed, others):
+        names = [name] if name in known else fnmatch.filter(known, name)
+        if names:
+            return [listed.get(n) or _returned(seen, found, n, others[n]) for n in names]
+    raise ModelError(
+        "choosing the layers to measure",
+        found=f"no layer and no module is called {name!r}, or these inputs do not reach it",
+        remedy=nearest(name, [*listed, *seen.network.modules]),
+    )
+
+
+def _returned(seen: Seen, found: Sequence[Layer], name: str, node: str) -> Layer:
+    if not seen.counts_inputs(node):
+        shape = seen.operations[node].shape
+        raise ModelError(
+            "choosing the layers to measure",
+            found=f"the first axis of {name!r}, of shape {shape} here, does not count the inputs",
+            remedy="Name a layer whose activation has one entry an input along its first axis, and a second axis",
+        )
+    return _layer(seen, name, stage_of(name, stages(found)), node, "asked for")
+
+
+def _checked(seen: Seen, layer: Layer) -> Layer:
+    """A layer as it was given, with the number of neurons that its axis has in this network."""
+    node = layer.node if layer.node in seen.operations else None
+    if node is None:  # listed where the network was looked into in the other way
+        paths = {path: name for name, path in seen.network.nodes.items()} | seen.network.modules
+        node = paths.get(layer.node) or paths.get(layer.name)
+    if node is None or node not in seen.operations:
+        raise ModelError(
+            "choosing the layers to measure",
+            found=f"the network has no node {layer.node!r} for the layer {layer.name!r}",
+            remedy="Take the layers from vestige.layers(model) of the same model",
+        )
+    shape = seen.operations[node].shape
+    if not 0 < layer.axis < len(shape):
+        raise ModelError(
+            "choosing the layers to measure",
+            found=f"layer {layer.name!r} has no axis {layer.axis}: its activation has shape {shape} here",
+            remedy=f"Give an axis from 1 to {len(shape) - 1}",
+        )
+    _returned(seen, (), layer.name, node)
+    return replace(layer, node=node, units=shape[layer.axis])

@@ -1,21 +1,22 @@
-"""Tracing a module into an fx graph, and telling which of its operations overwrite a value in place."""
+"""Tracing a module into an fx graph whose nodes have the paths of the operations that they come from."""
 
 import inspect
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _MaxPoolNd
 from torchvision.models.feature_extraction import NodePathTracer
 
 from vestige.errors import ModelError
+from vestige.models.operations import Names, first_line, function_name, hides_activation, is_activation
+from vestige.models.overwriting import overwritten
 
 # Of torchvision.ops, those that behave differently in training; its blocks with a ReLU must be looked into.
 _LEAVES = (
@@ -24,43 +25,44 @@ _LEAVES = (
     torchvision.ops.FrozenBatchNorm2d,
     torchvision.ops.DeformConv2d,
 )
-_FRESH_MODULES = (
-    _ConvNd,
-    _NormBase,
-    _MaxPoolNd,
-    _AvgPoolNd,
-    _AdaptiveAvgPoolNd,
-    nn.Linear,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.ReLU,
+# Of torch.nn, those that only call others; those that cannot be traced through, but seen into as they run.
+_CONTAINERS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.DataParallel,
+    nn.parallel.DistributedDataParallel,
 )
-_FRESH_FUNCTIONS = {
-    operator.add,
-    operator.sub,
-    operator.mul,
-    operator.truediv,
-    torch.add,
-    torch.mul,
-    torch.cat,
-}
-_OUT_OF_PLACE: dict[Any, Callable] = {
-    getattr(operator, f"i{name}"): getattr(operator, name)
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "matmul")
-}
-_SHAPE_METHODS = {"size", "dim", "numel", "stride", "ndimension"}
-_SHAPE_ATTRIBUTES = {"shape", "ndim", "device", "dtype"}
+_OPAQUE = _CONTAINERS[3:]
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, torchvision.ops.FrozenBatchNorm2d)
 
 
-def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
+@dataclass(frozen=True)
+class Trace:
+    """What a module computes.
+
+    Attributes:
+      graph: of its first argument.
+      nodes: for each node of the graph (but the output) the path of the module operation that it comes from,
+        numbered where the same module is called again: ``"layer1.0.relu_1"``.
+      modules: for each path of a module, numbered likewise, the node whose value it returns (the first tensor).
+    """
+
+    graph: fx.Graph
+    nodes: dict[str, str]
+    modules: dict[str, str]
+
+
+def trace(model: nn.Module) -> Trace:
     """Record what a module computes from its first argument; the other arguments keep their defaults.
 
     Args:
       model: traced in the mode it is in; functional dropout and the like keep that mode.
-
-    Returns:
-      the graph, and for each of its nodes (but the output) the path of the module operation it comes from,
-      numbered where the same module is called again: ``"layer1.0.relu_1"``.
 
     Raises:
       ModelError: its forward cannot be traced.
@@ -73,7 +75,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
     except Exception as error:
         raise ModelError(
             f"tracing a {type(model).__name__}",
-            found=f"it cannot be traced ({type(error).__name__}: {_first_line(error)})",
+            found=f"it cannot be traced ({type(error).__name__}: {first_line(error)})",
             remedy="Give a model whose forward takes one tensor and does not branch on the values or shapes "
             "of tensors: torch.fx must be able to trace it",
         ) from error
@@ -82,56 +84,13 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, str]]:
             for buffer, version, value in buffers:
                 if buffer._version != version:
                     buffer.copy_(value)
+    modules = {path: _at_last(node, seen, graph, model) for path, (node, seen) in tracer.returned.items()}
     _drop_constant_inputs(graph, defaults)
     _send_readers_on(graph, model)
     names = {node.name: path for node, path in tracer.node_to_qualname.items() if node.op != "output"}
-    return graph, {node.name: names.get(node.name, node.name) for node in graph.nodes if node.op != "output"}
-
-
-def overwritten(node: fx.Node, root: nn.Module) -> fx.Node | None:
-    """The node whose value this one overwrites, if it works in place."""
-    match node.op:
-        case "call_module":
-            in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
-        case "call_function":
-            in_place = node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True or _underscored(node)
-        case "call_method":
-            in_place = _underscored(node)
-        case _:
-            in_place = False
-    return node.all_input_nodes[0] if in_place else None
-
-
-def copy_protecting(
-    node: fx.Node,
-    graph: fx.Graph,
-    copies: dict[fx.Node, fx.Node],
-    root: nn.Module,
-    keep: set[fx.Node] | None,
-) -> fx.Node:
-    """Copy a node into another graph so that it leaves the values of some nodes as they are.
-
-    Args:
-      node: of the old graph; its inputs have been copied.
-      graph: the new one.
-      copies: old to new nodes; extended.
-      root: the module that both graphs belong to.
-      keep: the nodes of the old graph that must not be overwritten; None: all of them.
-    """
-    target = overwritten(node, root)
-    if target is None or (keep is not None and keep.isdisjoint(_possible_aliases(target, root))):
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-        return copies[node]
-    changed = _out_of_place(node)
-    if changed is None:
-        clone = graph.create_node("call_method", "clone", (copies[target],), name=f"{target.name}_kept")
-        copies[node] = graph.node_copy(node, {**copies, target: clone}.__getitem__)
-        return copies[node]
-    copies[node] = new = graph.node_copy(node, copies.__getitem__)
-    new.target = changed
-    if "inplace" in new.kwargs:
-        new.kwargs = {**new.kwargs, "inplace": False}
-    return new
+    modules = {path: _first_item(node) for path, node in modules.items()}
+    nodes = {node.name: names.get(node.name, node.name) for node in graph.nodes if node.op != "output"}
+    return Trace(graph, nodes, {path: node.name for path, node in modules.items() if node.name in nodes})
 
 
 def hides_relu(module: nn.Module) -> bool:
@@ -139,26 +98,51 @@ def hides_relu(module: nn.Module) -> bool:
     return any(isinstance(part, nn.ReLU) for part in module.modules() if part is not module)
 
 
-def is_shape(node: fx.Node) -> bool:
-    """Whether a node's value is a size, a device, a dtype or a number made of such."""
-    if node.op == "call_method":
-        return node.target in _SHAPE_METHODS
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] in _SHAPE_ATTRIBUTES
-    return bool(node.all_input_nodes) and all(is_shape(source) for source in node.all_input_nodes)
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one operation, with nothing to be seen within it."""
+    if is_activation(module):
+        return True
+    if isinstance(module, _NORMS) and hides_activation(module):
+        return False  # timm's, which end with their activation function
+    if isinstance(module, (torch.jit.ScriptModule, *_LEAVES)):
+        return True
+    of_torch = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return of_torch and not isinstance(module, _CONTAINERS)
 
 
 class _Tracer(NodePathTracer):
+    """Also notes what each module returns, and names nodes by the paths that Eager gives the same operations."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.returned: dict[str, tuple[fx.Node, int]] = {}
+        self._names, self._module_names = Names(), Names()
+
     def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
-        """Whether a module is recorded as one call: not if it is a batch norm with a ReLU inside (timm's)."""
-        if isinstance(m, _NormBase) and hides_relu(m):
+        """Whether a module is recorded as one call."""
+        if isinstance(m, _NORMS) and hides_activation(m):
             return False
-        return super().is_leaf_module(m, module_qualname)
+        return is_leaf(m) or isinstance(m, _OPAQUE) or super().is_leaf_module(m, module_qualname)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: Any, kwargs: Any) -> Any:
+        """Record the call of a module."""
+        name = self._module_names.give(self.path_of_module(m))
+        value = super().call_module(m, forward, args, kwargs)
+        returned = value
+        while isinstance(returned, tuple | list) and returned:
+            returned = returned[0]
+        if isinstance(returned, fx.Proxy):
+            self.returned[name] = (returned.node, len(self.graph.nodes))
+        return value
+
+    def _get_node_qualname(self, module_qualname: str, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return self._names.give(module_qualname)
+        function = function_name(node.target) if node.op in ("call_function", "call_method") else str(node)
+        return self._names.give(f"{module_qualname}.{function}".lstrip("."))
 
 
-def _tracer() -> NodePathTracer:
+def _tracer() -> "_Tracer":
     leaves, wrapped = list(_LEAVES), ()
     if "timm.layers" in sys.modules:  # what timm itself says cannot be looked into
         from timm.models import _features_fx as timm_fx
@@ -199,39 +183,15 @@ def _send_readers_on(graph: fx.Graph, root: nn.Module) -> None:
             target.replace_all_uses_with(node, lambda user, after=place[node]: place[user] > after)
 
 
-def _underscored(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and bool(node.all_input_nodes)
+def _at_last(node: fx.Node, seen: int, graph: fx.Graph, root: nn.Module) -> fx.Node:
+    """What overwrote a node's value last among the first nodes of a graph, `seen` of them; else the node."""
+    for later in list(graph.nodes)[:seen]:
+        if overwritten(later, root) is node:
+            node = later
+    return node
 
 
-def _out_of_place(node: fx.Node) -> Any:
-    """The target that computes the same without overwriting, if there is one."""
-    if node.op == "call_function":
-        if node.target in _OUT_OF_PLACE:
-            return _OUT_OF_PLACE[node.target]
-        if node.kwargs.get("inplace") is True:
-            return node.target
-        return getattr(torch, getattr(node.target, "__name__", "").rstrip("_"), None)
-    if node.op == "call_method":
-        name = str(node.target).rstrip("_")
-        return name if hasattr(Tensor, name) else None
-    return None
-
-
-def _possible_aliases(node: fx.Node, root: nn.Module) -> Iterator[fx.Node]:
-    """The node, and every earlier one whose memory its value may share."""
-    yield node
-    if not _fresh(node, root):
-        for source in node.all_input_nodes:
-            yield from _possible_aliases(source, root)
-
-
-def _fresh(node: fx.Node, root: nn.Module) -> bool:
-    if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
-        return isinstance(module, _FRESH_MODULES) and not getattr(module, "inplace", False)
-    return node.op == "call_function" and node.target in _FRESH_FUNCTIONS
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+def _first_item(node: fx.Node) -> fx.Node:
+    """The first of the values that a node's value is taken apart into, if it is."""
+    items = (user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
+    return next(items, node) if node.op == "call_module" else node

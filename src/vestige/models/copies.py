@@ -1,0 +1,38 @@
+"""The copy of a network that is measured: unwrapped, in eval mode, without gradients; the network is left as it is."""
+
+import copy
+
+from torch import nn
+
+from vestige.errors import ModelError
+
+
+def measurement_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network, made for measuring.
+
+    Raises:
+      ModelError: it cannot be copied.
+    """
+    model = unwrapped(model)
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"copying a {type(model).__name__} to measure it",
+            found=f"{type(error).__name__}: {error}",
+            remedy="Give a model that copy.deepcopy can copy",
+        ) from error
+    for parameter in copied.parameters():
+        parameter.grad = None
+    return copied.eval().requires_grad_(False)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside torch.compile and (distributed) data parallel wrappers."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model

@@ -1,0 +1,290 @@
+"""A network observed and edited as it runs: its functions through a torch function mode, its modules by hooks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from vestige.errors import ModelError, nearest
+from vestige.models.copies import measurement_copy
+from vestige.models.operations import Names, Record, call, first_line, function_name, kind_of, tensors
+from vestige.models.tracing import is_leaf
+
+Edit = Callable[[Tensor], Tensor]
+Readers = Mapping[str, Callable[[Tensor], Any]]
+_RETURNED = " (returned)"
+
+
+class Eager:
+    """A network that cannot be traced. It has what `Graph` has, but for the suffixes.
+
+    Operations have the paths that tracing would give them; what goes on within a scripted module is not seen.
+    Names count calls: where control flow depends on the data, the second `relu` of one input may not be that of
+    another.
+
+    Args:
+      model: takes the inputs, gives logits; a copy is made for measuring.
+      inputs: some to run once, to see what there is: a tensor, a tuple (several arguments) or a dict (named ones).
+      note: why it is not traced, a sentence.
+      copy: False: `model` is a measurement copy already, which is kept.
+
+    Attributes:
+      module: the copy.
+      nodes: for each node name, the path of the operation (for operations both are the same).
+      modules: for each path of a module, numbered where it is called again, the node that is what it returns.
+      relus: the ReLU nodes, in the order they ran.
+      traced: False.
+
+    Raises:
+      ModelError: it cannot be copied, or cannot take these inputs.
+    """
+
+    traced = False
+
+    def __init__(self, model: nn.Module, inputs: Any, *, note: str = "", copy: bool = True):
+        self.module, self.note = measurement_copy(model) if copy else model, note
+        self._run: _Run | None = None
+        self._relus_dropped, self._owner = False, self
+        for path, module in self.module.named_modules():
+            if path:
+                leaf = is_leaf(module)
+                module.register_forward_pre_hook(lambda _, __, path=path, leaf=leaf: self._enter(path, leaf))
+                module.register_forward_hook(self._leave, with_kwargs=True)
+        self._look(inputs)
+
+    def _look(self, inputs: Any) -> None:
+        try:
+            found = self.record(inputs).operations
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
+            raise ModelError(
+                f"running a {type(self.module).__name__}",
+                found=f"it cannot take inputs of shape {shapes} ({type(error).__name__}: {first_line(error)})",
+                remedy="Check the inputs' channels and size against what the model was made for",
+            ) from error
+        self.relus = tuple(name for name, operation in found.items() if operation.label == "ReLU")
+        self.nodes = {name: name.removesuffix(_RETURNED) for name in found}
+        self.modules = {path: name for name, path in self.nodes.items() if name.endswith(_RETURNED)}
+
+    def record(self, inputs: Any) -> Record:
+        """What a forward of some inputs does, operation after operation."""
+        record = Record(self.module, inputs)
+
+        def note(name: str, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
+            record.add(name, target, args, kwargs, value)
+            return value
+
+        with torch.no_grad():
+            record.close(self._forward(inputs, note))
+        return record
+
+    def observing(self, readers: Readers) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
+        """A forward in which values are read at the moment they are made: as `Graph.observing`.
+
+        Raises:
+          ModelError: there is no such node; in the forward: these inputs do not reach one.
+        """
+        names = self._known(list(readers))
+
+        def forward(inputs: Any) -> tuple[Any, dict[str, Any]]:
+            read: dict[str, Any] = {}
+
+            def note(name: str, _target: Any, _args: Any, _kwargs: Any, value: Any) -> Any:
+                if name in readers:
+                    read[name] = readers[name](_first(value))
+                return value
+
+            output = self._forward(inputs, note)
+            _check_reached(names, read)
+            return output, {name: read[name] for name in names}
+
+        return forward
+
+    def capturing(self, nodes: Sequence[str]) -> Callable[[Any], tuple[Any, dict[str, Tensor]]]:
+        """A forward that also gives the values of some nodes: copies, which nothing overwrites.
+
+        Raises:
+          ModelError: there is no such node; in the forward: these inputs do not reach one.
+        """
+        return self.observing(dict.fromkeys(self._known(nodes), torch.clone))
+
+    def editing(self, nodes: Sequence[str]) -> Callable[[Any, Mapping[str, Edit]], Any]:
+        """A full forward in which the value of each node is replaced by what its edit makes of it.
+
+        Args:
+          nodes: names of the nodes that can be edited.
+
+        Returns:
+          a function of the inputs and of the edits by node name (any of `nodes`), giving the logits.
+
+        Raises:
+          ModelError: there is no such node; in the forward: an edit of a node that was not among them, or that
+            these inputs do not reach.
+        """
+        names = self._known(nodes)
+
+        def forward(inputs: Any, edits: Mapping[str, Edit]) -> Any:
+            if stray := set(edits) - set(names):
+                raise ModelError(
+                    "editing activations",
+                    found=f"node {min(stray)!r} is not among those that this forward can edit",
+                    remedy=nearest(min(stray), names),
+                )
+            done: set[str] = set()
+
+            def edit(name: str, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
+                if name not in edits:
+                    return value
+                done.add(name)
+                overwritten = any(_first(value) is tensor for tensor in tensors((args, kwargs)))
+                return _replaced(value, edits[name], in_place=overwritten and kind_of(target)[0] != "identity")
+
+            output = self._forward(inputs, edit)
+            _check_reached(tuple(edits), done)
+            return output
+
+        return forward
+
+    def without_relus(self) -> "Eager":
+        """The same network, with the same parameters, every ReLU replaced by the identity.
+
+        Raises:
+          ModelError: a ReLU may lie within a scripted module.
+        """
+        for path, module in self.module.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ModelError(
+                    "taking the ReLUs out of a model",
+                    found=f"{path!r} is a scripted module, which may hide one",
+                    remedy="Leave the linearity measurement out for this model",
+                )
+        anchor = object.__new__(Eager)
+        anchor.__dict__.update(self.__dict__)
+        anchor._relus_dropped, anchor.relus = True, ()
+        return anchor
+
+    def to(self, device: torch.device | str | None = None, memory_format: Any = None) -> "Eager":
+        """Move the parameters and buffers, in place."""
+        if device is not None:
+            self.module.to(device)
+        if memory_format is not None:
+            self.module.to(memory_format=memory_format)
+        return self
+
+    def _forward(self, inputs: Any, note: "_Note") -> Any:
+        with (
+            self._owner._running(_Run(note, self._relus_dropped)) as run,
+            run,
+            torch.compiler.set_stance("force_eager"),
+        ):
+            return call(self.module, inputs)
+
+    @contextmanager
+    def _running(self, run: "_Run") -> Iterator[None]:
+        self._run = run
+        try:
+            yield
+        finally:
+            self._run = None
+
+    def _enter(self, path: str, leaf: bool) -> None:
+        if self._run is not None:
+            self._run.enter(path, leaf)
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        return value if self._run is None else self._run.leave(module, args, kwargs, value)
+
+    def _known(self, nodes: Sequence[str]) -> tuple[str, ...]:
+        for name in nodes:
+            if name not in self.nodes:
+                raise ModelError(
+                    "looking into a model",
+                    found=f"there is no node {name!r}",
+                    remedy=nearest(name, self.nodes),
+                )
+        return tuple(dict.fromkeys(nodes))
+
+
+_Note = Callable[[str, Any, Any, Any, Any], Any]
+"""Called with name, target, arguments, keyword arguments and value of an operation; gives the value to go on with."""
+
+
+class _Run(TorchFunctionMode):
+    """One forward: where it is, and what the next operation is called."""
+
+    def __init__(self, note: _Note, drop_relus: bool):
+        super().__init__()
+        self._note, self._drop_relus = note, drop_relus
+        self._names, self._module_names = Names(), Names()
+        self._within: list[tuple[str, str, bool]] = [("", "", False)]  # path, numbered path, whether a leaf
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self._drop_relus and kind_of(func)[1] == "ReLU":
+            value = _passed_on(func, args, kwargs)
+        else:
+            value = func(*args, **kwargs)
+        path, _, leaf = self._within[-1]
+        if leaf or next(tensors(value), None) is None:
+            return value
+        name = self._names.give(f"{path}.{function_name(func)}".lstrip("."))
+        return self._note(name, func, args, kwargs, value)
+
+    def enter(self, path: str, leaf: bool) -> None:
+        inside = leaf or self._within[-1][2]
+        if not self._within[-1][2]:
+            self._within.append((path, self._module_names.give(path), inside))
+        else:
+            self._within.append(("", "", True))
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        path, numbered, leaf = self._within.pop()
+        if self._within[-1][2] or next(tensors(value), None) is None:
+            return value
+        here = self._within
+        self._within = [("", "", True)]  # what is done in noting is none of the network's
+        if leaf:
+            value = self._note(self._names.give(path), module, args, kwargs, value)
+        value = self._note(numbered + _RETURNED, _returned, (_first(value),), {}, value)
+        self._within = here
+        return value
+
+
+def _returned() -> None:
+    """Stands for what a module returns."""
+
+
+def _passed_on(func: Callable, args: Any, kwargs: Any) -> Tensor:
+    value = next(tensors((args, kwargs)))
+    in_place = function_name(func).endswith("_") or kwargs.get("inplace") is True or True in args[1:]
+    return value if in_place else value.clone()
+
+
+def _first(value: Any) -> Tensor:
+    return next(tensors(value))
+
+
+def _replaced(value: Any, edit: Edit, *, in_place: bool) -> Any:
+    """A value whose first tensor has been edited; where that was overwritten, it may be read from elsewhere."""
+    leaves, structure = tree_flatten(value)
+    place = next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    old, new = leaves[place], edit(leaves[place])
+    if in_place:
+        leaves[place] = old.copy_(new) if new is not old else old
+    else:
+        leaves[place] = new if new is old else new.clone()
+    return tree_unflatten(leaves, structure)
+
+
+def _check_reached(names: Sequence[str], reached: Any) -> None:
+    for name in names:
+        if name not in reached:
+            raise ModelError(
+                "looking into a model as it runs",
+                found=f"these inputs do not reach {name!r}: what the network does depends on them",
+                remedy="Leave that layer out, or give inputs that reach it",
+            )
