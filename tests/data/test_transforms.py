@@ -5,10 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torchvision.transforms import functional as reference
 
+from vestige.config import DataConfig
+from vestige.data.decode import cut, fit
 from vestige.data.transforms import CROP_TRIES, Stream, crop_box, flip, normalise, pad_crop, uniform
+from vestige.study.facts import identify_data
 
 N = 20_000
 
@@ -150,3 +154,22 @@ def test_crop_area_is_uniform_where_every_try_fits():
 def test_crop_of_a_strip_is_its_centre(height, width, box):
     # All tries ask for the whole area at aspect 1, which does not fit.
     assert crop_box(np.full((CROP_TRIES, 4), [0.999, 0.5, 0.5, 0.5]), height, width) == box
+
+
+def test_studies_begun_before_interpolation_was_a_field_stay_valid():
+    known = identify_data(DataConfig(size=8))
+    assert "interpolation" not in known
+    assert identify_data(DataConfig(size=8, interpolation="bicubic")) == {**known, "interpolation": "bicubic"}
+
+
+def test_resizing_is_pillows_of_either_kind():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 20, 30), dtype=np.uint8))
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    found = {}
+    for name, filter_ in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        whole = np.asarray(picture.resize((15, 10), filter_))[1:9, 4:12]
+        found[name] = fit(pixels, 8, 10, name)
+        assert found[name].permute(1, 2, 0).numpy().tolist() == whole.tolist()
+        part = np.asarray(picture.crop((5, 2, 17, 18)).resize((8, 8), filter_))
+        assert cut(pixels, (2, 5, 16, 12), 8, name).permute(1, 2, 0).numpy().tolist() == part.tolist()
+    assert not found["bilinear"].equal(found["bicubic"])

@@ -66,11 +66,12 @@ def class_map(
     """
     if isinstance(given, np.ndarray):
         given = given.tolist()
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes) and len(given) > 0
     if isinstance(given, Mapping) and given:
         indices = _by_key(_turned(given), class_names, doing)
-    elif isinstance(given, Sequence) and given and all(isinstance(name, str) for name in given):
+    elif listed and all(isinstance(name, str) for name in given):
         indices = _by_name(given, class_names, doing)
-    elif isinstance(given, Sequence) and given and not isinstance(given, str):
+    elif listed:
         if len(given) != len(class_names):
             found = f"{len(given)} indices for the {len(class_names)} classes of the data"
             raise DataError(doing, found=found, remedy="Give one index for each class, in the order of the labels")

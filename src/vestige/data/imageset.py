@@ -17,7 +17,7 @@ from vestige.config import DataConfig
 from vestige.data.decode import UNREADABLE, cut, decode, fit
 from vestige.data.sources import Source, not_an_image
 from vestige.data.transforms import crop_box
-from vestige.errors import DataError
+from vestige.errors import DataError, VestigeError
 
 CHUNK = 64
 """Images that a decoding thread takes at a time."""
@@ -143,6 +143,8 @@ class Reader:
             return None
         try:
             return decode(self.source.read(i), self.config.channels)
+        except VestigeError:
+            raise
         except UNREADABLE as error:
             problem = not_an_image(self.source.where(i), error, self.doing)
             if self.on_bad_image == "error":

@@ -10,7 +10,7 @@ import numpy as np
 from vestige.data.decode import UNREADABLE, Content, size_of
 from vestige.data.fingerprint import TORCHVISION, digits_file, is_litter, walk
 from vestige.data.transforms import Stream, uniform
-from vestige.errors import DataError
+from vestige.errors import DataError, VestigeError
 
 DIGITS_PER_CLASS = 50
 """Training images of each of the ten digits; the rest are test images."""
@@ -154,6 +154,8 @@ def read_size(source: Source, i: int, doing: str) -> tuple[int, int]:
     """
     try:
         return size_of(source.read(i))
+    except VestigeError:
+        raise
     except UNREADABLE as error:
         raise not_an_image(source.where(i), error, doing) from error
 

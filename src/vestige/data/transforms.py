@@ -30,6 +30,7 @@ class Stream(IntEnum):
     FLIP = 2
     RESIZED_CROP = 3
     DIGITS_SPLIT = 4
+    KEPT = 5
 
 
 def uniform(seed: int, epoch: int, indices: ArrayLike, stream: int, shape: tuple[int, ...] = ()) -> np.ndarray:

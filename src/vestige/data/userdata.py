@@ -22,7 +22,7 @@ from vestige.data.decode import UNREADABLE, Content
 from vestige.data.fingerprint import dataset_name, locate, reading, split_spec
 from vestige.data.labels import class_names, known_labels, label_of
 from vestige.data.sources import Source, not_an_image
-from vestige.errors import DataError
+from vestige.errors import DataError, VestigeError
 
 RETURN = "Return a map-style Dataset of (image, label) from it"
 
@@ -86,7 +86,7 @@ def user_source(spec: str, split: str, *, strict: bool = True) -> Source:
     """
     doing, name, data = reading(spec, split), dataset_name(spec), load_data(spec, split)
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, Tensor | dict | str):
-        raise DataError(doing, found=f"it gives a {type(data).__name__}", remedy=RETURN)
+        raise DataError(doing, found=f"it gives {_a(data)}", remedy=RETURN)
 
     def where(i: int) -> str:
         return f"item {i} of {name}"
@@ -117,7 +117,7 @@ def _made(spec: str, path: str, name: str, split: str, version: tuple[str, int, 
     found = _object(path, name, doing, version)
     if isinstance(found, type) or not any(hasattr(found, key) for key in ("__getitem__", "__iter__")):
         if not callable(found):
-            raise DataError(doing, found=f"it is a {type(found).__name__}", remedy="Name a Dataset, or what makes one")
+            raise DataError(doing, found=f"it is {_a(found)}", remedy="Name a Dataset, or what makes one")
         settings = userfile.taken(found, {"split": split, "train": split == "train"})
         remedy = "Let it need no arguments but split, 'train' or 'test', or train, True or False"
         found = userfile.call_object(found, path, settings, doing=doing, kind=DataError, remedy=remedy)
@@ -144,7 +144,7 @@ def _item(data: Any, i: int, path: Path | None, where: str, doing: str) -> Any:
             remedy="Mend the dataset",
         ) from error
     if not isinstance(item, tuple | list) or len(item) != 2:
-        shown = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
+        shown = _a(item) + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
         raise DataError(doing, found=f"{where} is {shown}", remedy="Give pairs of (image, label)")
     return item
 
@@ -156,6 +156,8 @@ def _read_labels(
     for i in range(n):
         try:
             value = item(i)[1]
+        except VestigeError:
+            raise
         except UNREADABLE as error:
             problem = not_an_image(where(i), error, doing)
             if strict:
@@ -164,7 +166,7 @@ def _read_labels(
             continue
         label = label_of(value)
         if label is None:
-            shown = repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
+            shown = repr(value) if isinstance(value, int | float | str) else _a(value)
             raise DataError(doing, found=f"{where(i)} has the label {shown}", remedy="Give class indices from 0")
         labels[i] = label
     return labels, unreadable
@@ -174,7 +176,7 @@ def _content(image: Any, where: str, doing: str) -> Content:
     content = _as_content(image)
     if content is not None:
         return content
-    found = f"{where} is a {type(image).__name__}"
+    found = f"{where} is {_a(image)}"
     remedy = "Give images: Pillow's, uint8 pixels, or paths of image files"
     if isinstance(image, Tensor | np.ndarray):
         found += f" of {str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
@@ -197,3 +199,8 @@ def _as_content(image: Any) -> Content | None:
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     return image if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3) else None
+
+
+def _a(value: Any) -> str:
+    name = {"Tensor": "tensor", "ndarray": "array"}.get(type(value).__name__, type(value).__name__)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

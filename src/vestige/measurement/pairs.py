@@ -141,12 +141,13 @@ def leaves(value: Any) -> Iterator[Any]:
 def describe(value: Any) -> str:
     """What a message calls a value."""
     if isinstance(value, Tensor | np.ndarray):
-        name = "tensor" if isinstance(value, Tensor) else "array"
-        article = "an" if name == "array" else "a"
-        return f"{article} {name} of {str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        name = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{name} of {str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    name = type(value).__name__
+    name = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+        return f"{name} of {', '.join(map(repr, value)) or 'nothing'}"
+    return name + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
 
 
 def _array(value: Any, where: str) -> np.ndarray:
