@@ -11,9 +11,11 @@ from vestige.formulas.selectivity import (
     cross_validated_csi,
     csi,
     csi_from_sums,
+    discoveries,
     eta2,
     eta2_from_moments,
     layer_p_values,
+    selective,
     sparsity,
     split_half_reliability,
 )
@@ -184,16 +186,52 @@ def test_sparsity_of_a_neuron_that_fires_on_one_image_in_four():
     assert np.isnan(values[2])
 
 
+def p_values_by_loop(observed, permuted, strata):
+    """Neuron by neuron; the observed value takes the last permuted one's place where it is standardised."""
+
+    def z(value, among):
+        return (value - np.mean(among)) / np.std(among, ddof=1)
+
+    p = np.ones(len(observed))
+    for stratum in strata:
+        pool = [z(value, permuted[:, u]) for u in stratum for value in permuted[:, u]]
+        for u in stratum:
+            own = z(observed[u], [observed[u], *permuted[:-1, u]])
+            p[u] = (1 + sum(value >= own for value in pool)) / (1 + len(pool))
+    return p
+
+
 def test_p_values_are_those_of_a_loop():
     generator = torch.Generator().manual_seed(5)
     permuted_PU = torch.rand(20, 4, generator=generator, dtype=torch.float64)
     permuted_PU[:, 3] = 0
     observed_U = torch.tensor([0.5, 2.0, 0.9, 0.0], dtype=torch.float64)
-    values = np.concatenate([observed_U[None], permuted_PU])[:, :3]
-    z = (values - values.mean(0)) / values.std(0, ddof=1)
-    expected = [(1 + (z[1:] >= z[0, u]).sum()) / (1 + 20 * 3) for u in range(3)]
-    assert layer_p_values(observed_U, permuted_PU).tolist() == pytest.approx([*expected, 1.0], abs=1e-12)
+    expected = p_values_by_loop(observed_U.numpy(), permuted_PU.numpy(), [range(3)])
+    assert layer_p_values(observed_U, permuted_PU).tolist() == pytest.approx(expected, abs=1e-12)
     assert expected[1] == 1 / 61
+    assert expected[3] == 1
+
+
+@pytest.mark.parametrize(("permutations", "strata"), [(20, 2), (39, 2), (70, 3), (140, 5)])
+def test_a_layer_is_cut_into_strata_by_the_mean_of_the_null(permutations, strata):
+    """80 neurons are at most 5 strata of 16; neuron u's null lies around u."""
+    generator = torch.Generator().manual_seed(6)
+    values_QU = torch.rand(permutations + 1, 80, generator=generator, dtype=torch.float64) + torch.arange(80)
+    order_U = torch.randperm(80, generator=generator)
+    p_U = layer_p_values(values_QU[0, order_U], values_QU[1:, order_U])
+    expected = p_values_by_loop(values_QU[0].numpy(), values_QU[1:].numpy(), np.array_split(np.arange(80), strata))
+    assert p_U.numpy() == pytest.approx(expected[order_U.numpy()], abs=1e-12)
+
+
+def test_selective_neighbours_do_not_change_a_p_value():
+    """Standardised together with their observed value, as by layer, theirs would thin the tail."""
+    values_QU = torch.rand(51, 12, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    before_U = layer_p_values(values_QU[0], values_QU[1:])
+    selective_U = values_QU[0].clone()
+    selective_U[4:] += 100
+    after_U = layer_p_values(selective_U, values_QU[1:])
+    assert torch.equal(after_U[:4], before_U[:4])
+    assert after_U[4:].tolist() == [1 / 601] * 8
 
 
 def test_a_tie_with_a_permuted_value_counts_against_the_neuron():
@@ -204,6 +242,29 @@ def test_p_values_without_signal_are_uniform():
     values = torch.rand(101, 2000, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     p_U = layer_p_values(values[0], values[1:])
     assert scipy.stats.kstest(p_U.numpy(), "uniform").pvalue > 0.001
+
+
+def test_one_permutation_says_nothing():
+    assert layer_p_values(torch.tensor([1.0]), torch.tensor([[0.0]])).item() == 1
+
+
+def test_discoveries_by_hand():
+    """Benjamini-Hochberg at 5% of six: the fourth is below 4/6 of 5%, so the third, above 3/6, is in too."""
+    p_U = torch.tensor([0.001, 0.9, torch.nan, 0.033, 0.026, 0.008, 0.2])
+    assert discoveries(p_U).tolist() == [True, False, False, True, True, True, False]
+    assert discoveries(p_U, level=0.01).tolist() == [True, False, False, False, False, False, False]
+    assert not discoveries(torch.tensor([0.03, 0.04, 0.2])).any()
+    assert discoveries(torch.full((3,), torch.nan)).tolist() == [False] * 3
+    assert discoveries(torch.empty(0)).tolist() == []
+
+
+def test_selective_is_flagged_and_above_the_untrained_layer():
+    initial_U = torch.cat([torch.arange(101) / 100, torch.tensor([torch.nan])])  # 95% quantile: 0.95
+    csi_cv_U = torch.tensor([0.96, 0.94, 0.99, torch.nan])
+    flags_U = torch.tensor([True, True, False, True])
+    assert selective(flags_U, csi_cv_U, initial_U).tolist() == [True, False, False, False]
+    assert selective(flags_U, csi_cv_U).tolist() == flags_U.tolist()
+    assert selective(flags_U, csi_cv_U, torch.full((4,), torch.nan)).tolist() == flags_U.tolist()
 
 
 @pytest.mark.parametrize("measure", [csi, csi_from_sums])

@@ -103,8 +103,7 @@ def cross_validated_csi(means_a_CU: Tensor, means_b_CU: Tensor) -> Tensor:
     Raises:
       DataError: fewer than two classes have images in both halves.
     """
-    present_C = _present(means_a_CU) & _present(means_b_CU)
-    _require_two(present_C)
+    present_C = in_both_halves(means_a_CU, means_b_CU)
     means_a_CU, means_b_CU = means_a_CU[present_C], means_b_CU[present_C]
     return (_lead(means_a_CU, means_b_CU) + _lead(means_b_CU, means_a_CU)) / 2
 
@@ -207,28 +206,92 @@ def split_half_reliability(means_a_CU: Tensor, means_b_CU: Tensor) -> Tensor:
 
 
 def layer_p_values(observed_U: Tensor, permuted_PU: Tensor) -> Tensor:
-    """Permutation p-values, the neurons of a layer sharing their permuted values so that few permutations do.
+    """Permutation p-values, neurons of a layer sharing their permuted values so that few permutations do.
 
-    Each neuron's P + 1 values, the observed included, are standardised by their mean and SD;
-    p = (1 + #{permuted z in the layer >= z}) / (1 + P * neurons in the layer).
+    That is right only among neurons whose standardised values are distributed alike under permutation, and
+    neurons that fire rarely differ in this from those that fire often. So a layer is cut into strata by the
+    mean of the permuted values, max(2, P // 20) of them, of equal size, but none below 16 neurons. In a
+    stratum p = (1 + #{permuted z >= z}) / (1 + P * neurons).
+
+    The observed value is standardised by the mean and SD of itself and all permuted values but the last, the
+    permuted ones by those of the permuted values. Without signal both are distributed alike, being as many;
+    and as a selective neuron's observed value is not in the SD of its permuted ones, it does not thin the
+    tail that its neighbours are compared with.
 
     Args:
       observed_U: the statistic with the true labels, of one layer's neurons.
       permuted_PU: with permuted labels.
 
     Returns:
-      p_U. A neuron whose values do not vary, a dead one, has p = 1 and is not counted among the layer's
-      neurons: it would thin the tail of the others.
+      p_U in (0, 1]. A neuron whose values do not vary, a dead one, has p = 1 and is not counted among the
+      layer's neurons. All are 1 where P < 2.
     """
-    values_QU = torch.cat([observed_U[None], permuted_PU])
+    p_U = torch.ones_like(observed_U)
+    if len(permuted_PU) < 2:
+        return p_U
+    z_QU, varies_U = _standardised(torch.cat([observed_U[None], permuted_PU[:-1]]))
+    z_PU, counted_U = _standardised(permuted_PU)
+    varying = varies_U.nonzero()[:, 0]
+    strata = max(1, min(max(2, len(permuted_PU) // 20), len(varying) // 16))
+    for stratum in varying[permuted_PU.mean(0)[varying].argsort(stable=True)].tensor_split(strata):
+        pool = z_PU[:, stratum[counted_U[stratum]]].flatten().sort().values
+        at_least = len(pool) - torch.searchsorted(pool, z_QU[0, stratum] - _TIE)
+        p_U[stratum] = (1 + at_least).to(p_U.dtype) / (1 + len(pool))
+    return p_U
+
+
+def _standardised(values_QU: Tensor) -> tuple[Tensor, Tensor]:
+    """z_QU, and which neurons vary: the others have no z."""
     spread_U = values_QU.std(0)
     varies_U = spread_U > 4096 * torch.finfo(spread_U.dtype).eps  # absolute: indices lie in [0, 1]
-    z_QU = ((values_QU - values_QU.mean(0)) / spread_U)[:, varies_U]
-    pool = z_QU[1:].flatten().sort().values
-    at_least = len(pool) - torch.searchsorted(pool, z_QU[0] - _TIE)
-    p_U = torch.ones_like(observed_U)
-    p_U[varies_U] = (1 + at_least).to(p_U.dtype) / (1 + len(pool))
-    return p_U
+    return (values_QU - values_QU.mean(0)) / spread_U, varies_U
+
+
+def discoveries(p_values_U: Tensor, level: float = 0.05) -> Tensor:
+    """Which neurons are selective at a false discovery rate of `level` (Benjamini-Hochberg).
+
+    Args:
+      p_values_U: of all neurons of a checkpoint; NaN for none, which is never flagged and not counted.
+      level: expected share of false ones among those flagged.
+
+    Returns:
+      Bool, (U,).
+
+    References:
+      Benjamini & Hochberg (1995), Controlling the false discovery rate.
+    """
+    from scipy.stats import false_discovery_control  # over a second to import
+
+    tested_U = ~p_values_U.isnan()
+    flags_U = torch.zeros_like(tested_U)
+    if tested_U.any():
+        adjusted = false_discovery_control(p_values_U[tested_U].numpy())
+        flags_U[tested_U] = torch.from_numpy(adjusted) <= level
+    return flags_U
+
+
+def selective(flags_U: Tensor, csi_cv_U: Tensor, initial_csi_cv_U: Tensor | None = None) -> Tensor:
+    """Flagged, and more selective than 95% of the layer was before training: untrained neurons have signal too.
+
+    Args:
+      flags_U: one layer's, of `discoveries`.
+      csi_cv_U: NaN is not selective where there is an initial layer to compare with.
+      initial_csi_cv_U: of the same layer at step 0; NaN is left out. None, or nothing but NaN: the flag alone.
+
+    Returns:
+      Bool, (U,).
+    """
+    known = torch.empty(0) if initial_csi_cv_U is None else initial_csi_cv_U[~initial_csi_cv_U.isnan()]
+    if not len(known):
+        return flags_U.clone()
+    return flags_U & (csi_cv_U > known.quantile(0.95))
+
+
+def in_both_halves(means_a_CU: Tensor, means_b_CU: Tensor) -> Tensor:
+    """Which classes have images in both halves, (C,); a DataError where fewer than two have."""
+    present_C = _present(means_a_CU) & _present(means_b_CU)
+    _require_two(present_C)
+    return present_C
 
 
 def _present(class_means_CU: Tensor) -> Tensor:
