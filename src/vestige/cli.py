@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vestige.errors import ConfigError, VestigeError
+from vestige.errors import ConfigError, VestigeError, nearest
 
 StudyArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 
@@ -53,9 +53,52 @@ class Train(_OnStudy):
 
 @dataclass(frozen=True)
 class Measure(_OnStudy):
-    """Make the tables that are missing, of runs that are trained."""
+    """Make the tables of a study that are missing; or, with --model, measure the neurons of any classifier."""
 
     parts: ClassVar[tuple[str, ...]] = ("measure",)
+
+    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")] = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Name of a study that ships, a YAML file, or the folder of a study; by default digits. Not with --model."""
+    out: Path | None = None
+    """Folder to work in; by default ./studies/NAME, with --model ./measured/NAME."""
+    model: str | None = None
+    """torchvision:NAME, timm:NAME or path.py:object. The options below go with it."""
+    weights: Path | None = None
+    """File of its weights (safetensors, or what torch.save wrote); without, they are random. Never executed."""
+    checkpoints: Path | None = None
+    """Folder of weight files of one training run, measured in the order of their steps."""
+    data: str | None = None
+    """Labelled images: folder:PATH, parquet:FILE, torchvision:NAME:PATH, digits or path.py:object."""
+    training_data: str | None = None
+    """Images, likewise, from which batch-norm statistics are recomputed; without, the stored ones are used."""
+    preprocess: str = "auto"
+    """imagenet, cifar10, none, or size=224,resize=256,mean=0.5,std=0.5; auto: as the model's library evaluates it."""
+    layers: tuple[str, ...] = ()
+    """Names of layers or modules, or patterns ('layer3.*'); by default all that the rule finds."""
+    protocol: tuple[str, ...] = ("corrected",)
+    """corrected, faithful (to the paper's released code), or both."""
+    permutations: int | None = None
+    """Of the labels, for the null; by default 100, or 20 where activations do not fit."""
+    batch_norm: str = "recalibrate"
+    """recalibrate (from --training-data) or stored."""
+    rectify: str = "auto"
+    """abs: take the absolute value of spatial means; none; auto: where activations can be negative."""
+    class_map: Path | None = None
+    """File that says which of the model's classes each class of the data is."""
+    classes: int | None = None
+    """Number of the model's classes, where neither its weights nor the data tell."""
+    limit: int | None = None
+    """Use only so many images, the same number of each class."""
+    on_bad_image: str = "error"
+    """skip: leave out images that cannot be read, and name them in skipped.txt."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto: a GPU where there is one."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float64."""
+    batch_size: int = 256
+    """Images a forward."""
+    threads: int | None = None
+    """CPU threads; by default as many as torch takes."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Part the fields of a study from the options of the command.
+    """Part the fields of a study from the options of the command, which is the first argument.
 
     Returns:
       The arguments without the fields, and pairs of a field and its value.
@@ -143,7 +186,8 @@ def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str,
     Raises:
       ConfigError: a field without a value, or with a value that is no YAML.
     """
-    options = {"help", "h"} | {f.name for command in COMMANDS for f in fields(command)}
+    called = [command for command in COMMANDS if command.__name__.lower() in arguments[:1]] or [_OnStudy]
+    options = {"help", "h"} | {f.name for f in fields(called[0])}
     plain: list[str] = []
     found: list[tuple[str, list[str]]] = []
     taking = plain
@@ -170,29 +214,74 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
             return _studies()
         case Status():
             return _status(command, settings)
+        case Measure() if command.model is not None:
+            return _measure(command, settings)
         case _:
             return _run(command, settings)
 
 
-def _refuse(settings: list[tuple[str, Any]]) -> None:
+def _refuse(settings: list[tuple[str, Any]], command: type | None = None) -> None:
     if settings:
+        option = settings[0][0]
         raise ConfigError(
             "reading the command line",
-            found=f"unknown option --{settings[0][0]}",
-            remedy="See vestige --help",
+            found=f"unknown option --{option}",
+            remedy=nearest(option, [f.name.replace("_", "-") for f in fields(command)])
+            if command
+            else "See vestige --help",
         )
 
 
 def _run(command: _OnStudy, settings: list[tuple[str, Any]]) -> int:
     from vestige.study.study import Study
 
-    study = Study.load(command.study, out=command.out, overrides=settings)
+    _refuse_model_options(command)
+    study = Study.load(command.study or "digits", out=command.out, overrides=settings)
     outcome = study.run(parts=command.parts, only=command.only, verify=command.verify, show=True)
     if outcome.claims and "claims" in command.parts:
         _print_verdicts(outcome.claims)
     if outcome.report:
         print(f"report: {_relative(outcome.report)}")
     for error in {str(error): error for error in outcome.errors.values()}.values():
+        _complain(error, command.debug)
+    return 2 if outcome.errors else 0
+
+
+def _refuse_model_options(command: _OnStudy) -> None:
+    """Options that go with --model, given without it."""
+    own = {f.name for f in fields(_OnStudy)}
+    for option in fields(command):
+        if option.name not in own and getattr(command, option.name) != option.default:
+            name = option.name.replace("_", "-")
+            raise ConfigError(
+                "reading the command line",
+                found=f"--{name} without --model",
+                remedy=f"Give --model too; a study is set by its fields (--{name}.FIELD), see its study.yaml",
+            )
+
+
+def _measure(command: Measure, settings: list[tuple[str, Any]]) -> int:
+    """Measure a model that is no study's."""
+    doing = "reading the command line"
+    if command.study is not None or command.only:
+        found = f"the study {command.study!r} and --model" if command.study else "--only and --model"
+        raise ConfigError(doing, found=found, remedy="Give one of them")
+    _refuse(settings, Measure)
+    if command.data is None:
+        raise ConfigError(doing, found="--model without --data", remedy="Give images: --data folder:PATH")
+    from vestige.study.foreign import measure_foreign
+    from vestige.study.request import Request
+
+    options = {f.name: getattr(command, f.name) for f in fields(Request)}
+    outcome = measure_foreign(Request(**options), verify=command.verify)
+    if not outcome.printing:
+        return 2 if outcome.errors else 0
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for line in outcome.lines:
+        print(line)
+    print(f"report: {_relative(outcome.folder.report)}")
+    for error in outcome.errors:
         _complain(error, command.debug)
     return 2 if outcome.errors else 0
 

@@ -13,7 +13,8 @@ from vestige.report.interactive import figure_data
 from vestige.report.making import dataset, making
 from vestige.report.panels import Figure
 from vestige.report.paper import write_figures
-from vestige.report.style import DARK, LIGHT, count, number
+from vestige.report.rendering import environment, plotly_source
+from vestige.report.style import DARK, LIGHT, count
 from vestige.runs.manifest import Manifest
 from vestige.runs.store import StudyFolder, write_text
 
@@ -57,18 +58,8 @@ def write_report(
 
 def render(source: Source, figures: tuple[Figure, ...]) -> str:
     """The page as HTML, everything it needs within it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("vestige.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = _cell
     shown = cards(source.claims)
-    return environment.get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         study=source.study,
         facts=_facts(source),
         cards=shown,
@@ -82,14 +73,8 @@ def render(source: Source, figures: tuple[Figure, ...]) -> str:
         data={figure.id: figure_data(figure, source.scale) for figure in figures if figure.shown},
         light=LIGHT,
         dark=DARK,
-        plotly=_plotly(),
+        plotly=plotly_source(),
     )
-
-
-def _plotly() -> str:
-    from importlib.resources import files
-
-    return files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
 
 
 def _facts(source: Source) -> tuple[str, ...]:
@@ -154,9 +139,3 @@ def _remove_former(folder: Path, written: tuple[Path, ...]) -> None:
             path = folder / f"{name}.{kind}"
             if path not in written:
                 path.unlink(missing_ok=True)
-
-
-def _cell(value: str | float | None) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else number(value, 4)

@@ -1,0 +1,119 @@
+"""How a measurement goes on: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_SECONDS = 10.0
+
+
+class Counting:
+    """Counts images over the passes that a command makes; this one shows nothing.
+
+    Args:
+      passes: over the images.
+      images: of one pass; None where that is not known.
+    """
+
+    def __init__(self, passes: int, images: int | None):
+        self._passes, self._images = passes, images
+        self._before = self._now = 0
+        self.name = ""
+
+    @property
+    def done(self) -> int:
+        """Images so far."""
+        return self._before + self._now
+
+    @property
+    def total(self) -> int | None:
+        """Images of all passes."""
+        return None if self._images is None else max(self._passes * self._images, self.done)
+
+    def begin(self, name: str) -> None:
+        """Begin a pass."""
+        self._before, self._now, self.name = self.done, 0, name
+
+    def at(self, done: int, of: int | None = None) -> None:
+        """So many images of this pass are done."""
+        self._now = done if of is None else min(done, of)
+        self.show()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+
+    def show(self) -> None:
+        """Show how far it is."""
+
+
+class _Bar(Counting):
+    def __init__(self, passes: int, images: int | None, progress: Progress):
+        super().__init__(passes, images)
+        self._progress = progress
+        self._task = progress.add_task("measuring", total=self.total)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self) -> None:
+        self._progress.update(self._task, completed=self.done, total=self.total)
+
+
+class _Lines(Counting):
+    def __init__(self, passes: int, images: int | None):
+        super().__init__(passes, images)
+        self._began = self._said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def show(self) -> None:
+        now, total = time.monotonic(), self.total
+        ended = total is not None and self.done >= total
+        if not ended and now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        rate = self.done / max(now - self._began, 1e-9)
+        of = "" if total is None else f"/{total}"
+        left = "" if total is None else f", time left {'done' if ended else _clock((total - self.done) / rate)}"
+        self.say(f"measuring {self.done}{of} images, {rate:.3g} a second{left}")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.3g} images/s" if speed else "")
+
+
+@contextmanager
+def counting(passes: int, images: int | None, *, show: bool) -> Iterator[Counting]:
+    """Show how the passes go on, on standard error, until the block ends; with `show` false, nothing."""
+    console = Console(stderr=True)
+    if not show:
+        yield Counting(passes, images)
+        return
+    if not console.is_terminal:
+        yield _Lines(passes, images)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total} images"),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bar(passes, images, progress)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,147 @@
+"""A foreign model on the bench: what all its sets of weights share, and the identity of what is measured."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from vestige.config import ModelConfig
+from vestige.measurement.measuring import measure
+from vestige.measurement.selectivity import SelectivityResult
+from vestige.runs.manifest import provenance
+from vestige.runs.store import value_hash
+from vestige.runs.tables import SCHEMA_VERSIONS
+from vestige.study.facts import identify_model
+from vestige.study.foreign_data import Inputs, class_map_of, open_inputs
+from vestige.study.foreign_model import Subject, build_subject, check_classes, logit_width
+from vestige.study.request import Request
+from vestige.study.weight_files import WeightFile, list_weight_files, scan
+
+KEYED = ("vestige", "torch", "torchvision", "timm", "numpy")
+"""Versions that can change a number."""
+_IN_IDENTITY = (
+    "layers", "protocol", "permutations", "batch_norm", "rectify", "limit", "on_bad_image", "dtype", "batch_size",
+    "threads",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all sets of weights share.
+
+    Attributes:
+      files: in the order in which they are measured; with no weights given, one without a name.
+    """
+
+    request: Request
+    device: torch.device
+    inputs: Inputs
+    training: Inputs | None
+    subject: Subject
+    class_map: list[int] | None
+    files: tuple[WeightFile, ...]
+
+    @classmethod
+    def opened(cls, request: Request, device: torch.device) -> "Bench":
+        """Open everything that a command names, and see that it goes together.
+
+        Raises:
+          VestigeError: something is not there, or does not.
+        """
+        paths = [request.weights] if request.weights else []
+        if request.checkpoints:
+            paths = list_weight_files(request.checkpoints)
+        one = paths[0] if paths else None
+        inputs = open_inputs(request, "data", one)
+        training = open_inputs(request, "training_data", one) if request.training_data else None
+        in_data = len(inputs.class_names) or None
+        subject = build_subject(request.model, paths, asked=request.classes, in_data=in_data, shape=inputs.shape)
+        # Before they are tried: weights that do not fit say more than a forward that fails.
+        files = _weight_files(request, subject)
+        width = logit_width(subject.model, inputs.sample())
+        check_classes(width, in_data, asked=request.classes, mapped=request.class_map is not None)
+        subject = Subject(subject.model, subject.name, width)
+        mapping = class_map_of(request, inputs, width)
+        return cls(request, device, inputs, training, subject, mapping, tuple(files))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a number, but versions and, of a folder of them, weights; free of paths."""
+        request = self.request
+        return {
+            "model": identify_model(ModelConfig(name=request.model)),
+            "weights": "a folder of them" if request.checkpoints else self.files[0].hash,
+            "classes": self.subject.classes,
+            "data": self.inputs.fingerprint,
+            "training_data": self.training.fingerprint if self.training else None,
+            "preparation": _plain(self.inputs.preparation),
+            "class_map": self.class_map,
+            **{name: _plain(getattr(request, name)) for name in _IN_IDENTITY},
+            "device": self.device.type,
+        }
+
+    def key(self, file: WeightFile, start: WeightFile | None) -> str:
+        """Hash of everything that can change the numbers of a file's table.
+
+        Args:
+          file: of weights.
+          start: that of step 0, against which selective neurons are told; None where there is none.
+        """
+        versions = {name: provenance()["versions"][name] for name in KEYED}
+        initial = start.hash if start and start.hash != file.hash else None
+        parts = {"identity": self.identity, "weights": file.hash, "initial": initial, "step": file.step}
+        return value_hash({**parts, "versions": versions, "schema": SCHEMA_VERSIONS["selectivity"]})
+
+    def measure(
+        self, protocol: str, initial: pl.DataFrame | None, progress: Callable[[int, int | None], None]
+    ) -> SelectivityResult:
+        """Measure the weights that the model has now; what is to be said is in the result, and not warned of.
+
+        Raises:
+          VestigeError: it cannot be measured.
+        """
+        request = self.request
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return measure(
+                self.subject.model,
+                self.inputs.data,
+                request.layers or None,
+                protocol=protocol,  # pyright: ignore[reportArgumentType] (checked before)
+                permutations=request.permutations,
+                batch_norm=request.batch_norm,  # pyright: ignore[reportArgumentType]
+                training_data=self.training.data if self.training else None,
+                rectify=request.rectify,  # pyright: ignore[reportArgumentType]
+                device=self.device,
+                dtype=request.dtype,  # pyright: ignore[reportArgumentType]
+                batch_size=request.batch_size,
+                class_map=self.class_map,
+                initial=initial,
+                progress=progress,
+            )
+
+
+def _weight_files(request: Request, subject: Subject) -> list[WeightFile]:
+    if request.checkpoints:
+        files = scan(request.checkpoints, subject.load)
+        good = next((file for file in files if file.measured), None)
+        if good is None:
+            assert files[0].error is not None
+            raise files[0].error
+        subject.load(good.path)
+        return files
+    if request.weights:
+        hashed, _, notes = subject.load(request.weights)
+        return [WeightFile(request.weights, request.weights.name, hashed, notes=notes)]
+    return [WeightFile(Path(), "", subject.hash())]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

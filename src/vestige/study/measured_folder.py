@@ -1,0 +1,184 @@
+"""The folder that `vestige measure --model ...` writes, and what of it is made already.
+
+```
+measured.json                 what was measured and how; one entry a checkpoint, with the hash of its inputs
+selectivity.parquet           one row a neuron and protocol      (several: selectivity/step-00000128.parquet)
+class_means.safetensors       PROTOCOL/LAYER, classes x neurons  (several: class_means/step-00000128.safetensors)
+skipped.txt                   images that were left out, where there are any
+report.html
+```
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from vestige.config import differences
+from vestige.errors import StoreError
+from vestige.runs.manifest import Artifact
+from vestige.runs.store import read_json, try_lock, write_json, write_table, write_tensors, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KIND = "vestige measure"
+VERSION = 1
+LOCK = ".measure.lock"
+
+
+@dataclass(frozen=True)
+class MeasuredFolder:
+    """The folder of a measurement of one model with one or several sets of weights."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """`measured.json`."""
+        return self.path / "measured.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def skipped(self) -> Path:
+        """Images that could not be read, one a line."""
+        return self.path / "skipped.txt"
+
+    def table(self, label: str | None) -> Path:
+        """The table of a checkpoint; of the only one where `label` is None."""
+        return self.path / ("selectivity.parquet" if label is None else f"selectivity/{label}.parquet")
+
+    def class_means(self, label: str | None) -> Path:
+        """Its class means."""
+        return self.path / ("class_means.safetensors" if label is None else f"class_means/{label}.safetensors")
+
+    def read(self) -> dict[str, Any]:
+        """What was recorded; empty where nothing is.
+
+        Raises:
+          StoreError: the record is damaged.
+        """
+        return read_json(self.record) if self.record.exists() else {}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out.
+
+        Raises:
+          StoreError: another one is at work here, or the folder cannot be written.
+        """
+        with try_lock(self.path / LOCK) as held:
+            if not held:
+                raise StoreError(
+                    f"measuring into {self.path}",
+                    found="another vestige is at work in it",
+                    remedy="Wait until it has ended, or give another --out",
+                )
+            yield
+
+    def refuse_others(self, identity: Mapping[str, Any]) -> None:
+        """Make sure that the folder is new, or holds a measurement of the same kind.
+
+        Args:
+          identity: everything but the weights that can change a number.
+
+        Raises:
+          StoreError: it holds something else, or was made by other settings.
+        """
+        doing, remedy = f"measuring into {self.path}", "Give another --out"
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(doing, found="it is a file", remedy=remedy)
+        if not self.record.exists():
+            there = sorted(p.name for p in self.path.iterdir() if p.name != LOCK) if self.path.is_dir() else []
+            if there:
+                found = f"it holds other things: {', '.join(there[:3])}{', ...' if len(there) > 3 else ''}"
+                raise StoreError(doing, found=found, remedy=remedy)
+            return
+        stored = self.read()
+        if stored.get("kind") != KIND or stored.get("version") != VERSION:
+            raise StoreError(doing, found="its measured.json is not of this version of vestige", remedy=remedy)
+        differing = [
+            f"{name} is {_short(new)}, was {_short(old)}"
+            for name, new, old in differences(identity, stored["identity"])
+        ]
+        if differing:
+            found = f"what it holds was made by other settings: {'; '.join(differing[:4])}"
+            raise StoreError(doing, found=found, remedy=f"{remedy}, or delete it")
+
+    def is_done(self, entry: Mapping[str, Any] | None, key: str, *, verify: bool = False) -> bool:
+        """Whether a checkpoint's files are made from these inputs and whole."""
+        return (
+            entry is not None
+            and entry["key"] == key
+            and all(
+                Artifact(**one).is_whole(self.path / name, verify=verify) for name, one in entry["artifacts"].items()
+            )
+        )
+
+    def write(
+        self,
+        label: str | None,
+        key: str,
+        table: pl.DataFrame,
+        means: Mapping[str, "Tensor"],
+        settings: Mapping[str, str],
+    ) -> dict[str, dict[str, Any]]:
+        """Write a checkpoint's files; return what the record holds of them."""
+        artifacts = {}
+        write_tensors(self.class_means(label), means, settings)
+        write_table(self.table(label), table, settings)
+        for path in (self.class_means(label), self.table(label)):
+            artifacts[path.relative_to(self.path).as_posix()] = asdict(Artifact.of(path, key, 0.0))
+        return artifacts
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write `measured.json`."""
+        write_json(self.record, {"kind": KIND, "version": VERSION, **record})
+
+    def write_skipped(self, lines: Sequence[str]) -> None:
+        """Name the images that were left out; the file is not there where none were."""
+        if lines:
+            write_text(self.skipped, "".join(f"{line}\n" for line in lines))
+
+    def tables(self, record: Mapping[str, Any]) -> list[pl.DataFrame]:
+        """The tables that a record names, in its order.
+
+        Raises:
+          StoreError: one is gone or damaged.
+        """
+        return [_read_table(self.path / entry["table"]) for entry in record["checkpoints"]]
+
+
+def labels(names: Sequence[str], steps: Sequence[int | None]) -> list[str]:
+    """What the files of each checkpoint are called: by its step; without one, by the name of its file."""
+    chosen = [f"step-{step:08d}" if step is not None else _slug(name) for name, step in zip(names, steps, strict=True)]
+    return [
+        label if chosen.count(label) == 1 else f"{label}-{chosen[:i].count(label) + 1}"
+        for i, label in enumerate(chosen)
+    ]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition(".")[0] or name).strip("-.") or "weights"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    from vestige.runs.store import damaged
+
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise damaged(path, " ".join(str(error).split())) from error
