@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms import functional as reference
 
 from vestige.config import DataConfig
-from vestige.data.decode import cut, fit
+from vestige.data.decode import Interpolation, cut, fit
 from vestige.data.transforms import CROP_TRIES, Stream, crop_box, flip, normalise, pad_crop, uniform
 from vestige.study.facts import identify_data
 
@@ -166,7 +166,9 @@ def test_resizing_is_pillows_of_either_kind():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 20, 30), dtype=np.uint8))
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     found = {}
-    for name, filter_ in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+    kinds: tuple[tuple[Interpolation, Image.Resampling], ...]
+    kinds = (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC))
+    for name, filter_ in kinds:
         whole = np.asarray(picture.resize((15, 10), filter_))[1:9, 4:12]
         found[name] = fit(pixels, 8, 10, name)
         assert found[name].permute(1, 2, 0).numpy().tolist() == whole.tolist()

@@ -70,7 +70,7 @@ def class_map(
     if isinstance(given, Mapping) and given:
         indices = _by_key(_turned(given), class_names, doing)
     elif listed and all(isinstance(name, str) for name in given):
-        indices = _by_name(given, class_names, doing)
+        indices = _by_name(list(given), class_names, doing)
     elif listed:
         if len(given) != len(class_names):
             found = f"{len(given)} indices for the {len(class_names)} classes of the data"
