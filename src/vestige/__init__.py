@@ -8,12 +8,21 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("vestige")
-__all__ = ["Study", "VestigeError"]
+__all__ = ["ClassSelectivity", "Study", "VestigeError", "layers", "measure"]
 
-_HOMES = {"Study": "vestige.study.study", "VestigeError": "vestige.errors"}
+_HOMES = {
+    "ClassSelectivity": "vestige.measurement.metric",
+    "Study": "vestige.study.study",
+    "VestigeError": "vestige.errors",
+    "layers": "vestige.models.listing",
+    "measure": "vestige.measurement.measuring",
+}
 
 if TYPE_CHECKING:
     from vestige.errors import VestigeError
+    from vestige.measurement.measuring import measure
+    from vestige.measurement.metric import ClassSelectivity
+    from vestige.models.listing import layers
     from vestige.study.study import Study
 
 

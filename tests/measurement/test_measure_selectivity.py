@@ -8,7 +8,8 @@ from vestige.config import ModelConfig
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, ModelError
 from vestige.measurement.network import Network
-from vestige.measurement.selectivity import alternate_halves, measure_selectivity, permuted_labels
+from vestige.measurement.selectivity import measure_selectivity, permuted_labels
+from vestige.measurement.sums import alternate_halves
 from vestige.models.zoo import build
 from vestige.runs.tables import SCHEMAS, conform
 

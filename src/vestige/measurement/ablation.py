@@ -57,7 +57,7 @@ def ablate_neurons(
       Revisiting the importance of individual units in CNNs via ablation.
     """
     check_values(values, doing=_DOING)
-    replays = [Replay(network.graph, [layer]) for layer in network.layers]
+    replays = [Replay(network.traced, [layer]) for layer in network.layers]
     sums: dict[tuple[Layer, str], Totals] = {}
     images = 0
     for tile in tiles:

@@ -115,7 +115,7 @@ class _Curves:
             keep[layer.node] = 1.0 - chosen_SU
             write[layer.node] = chosen_SU * replacement(value, ranking.mean[layer.name].cpu())
         axis = {layer.node: layer.axis for layer in layers}
-        return cls(scope, value, Replay(network.graph, layers), axis, keep, write, set_K)
+        return cls(scope, value, Replay(network.traced, layers), axis, keep, write, set_K)
 
     @torch.no_grad()
     def add(self, tile: Tile) -> None:

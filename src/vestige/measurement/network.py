@@ -1,13 +1,21 @@
-"""What every measurement gets: a traced copy of the model, its layers, its classes."""
+"""What every measurement gets: a copy of the model made ready to be looked into, its layers, its classes."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vestige.errors import DataError, ModelError
+from vestige.models.eager import Eager
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer, find_layers
+from vestige.models.observing import logits_of, observe
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -15,51 +23,121 @@ class Network:
     """A network ready to be measured.
 
     Args:
-      graph: a measurement copy: eval mode, no in-place ReLU, no gradients.
+      graph: a measurement copy: eval mode, no gradients; traced where that is possible.
       layers: where its neurons are.
       classes: width of its logits, C.
+      dtype: that it computes in; "bfloat16" under autocast, the others being what its weights are.
     """
 
-    graph: Graph
+    graph: Graph | Eager
     layers: tuple[Layer, ...]
     classes: int
+    dtype: Dtype = "float32"
 
     @classmethod
-    def prepare(cls, model: nn.Module, sample: Tensor) -> "Network":
-        """Trace a copy of a model and name its layers.
+    def prepare(
+        cls,
+        model: nn.Module,
+        sample: Any,
+        layers: Sequence[str | Layer] | None = None,
+        *,
+        dtype: Dtype = "float32",
+    ) -> "Network":
+        """Copy a model and name its layers.
 
         Args:
           model: any classifier; it is left as it is. Batch-norm statistics are used as they stand.
-          sample: a few inputs, (N, channels, height, width).
+          sample: a few inputs, (N, channels, height, width), or whatever else the model takes.
+          layers: see `vestige.models.layers.find_layers`.
+          dtype: see the class.
 
         Raises:
-          ModelError: the model cannot be traced, cannot take the sample, has no layer, or its output is not
-            (N, classes).
+          ModelError: the model cannot take the sample, has no layer, or its output is not (N, classes).
         """
-        graph = Graph.trace(model)
-        layers = find_layers(graph, sample)
+        parameter = next(model.parameters(), None)
+        sample = _moved(sample, parameter)
+        graph = observe(model, sample)
+        found = find_layers(graph, sample, layers)
         with torch.no_grad():
-            logits = graph.module(sample)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(sample):
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            logits = logits_of(graph.observing({})(sample)[0])
+        n = len(next(leaf for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)))
+        if logits.ndim != 2 or len(logits) != n:
+            shapes = [tuple(leaf.shape) for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
             raise ModelError(
                 f"measuring a {type(model).__name__}",
-                found=f"inputs of shape {tuple(sample.shape)} give {found}",
+                found=f"inputs of shape {', '.join(map(str, shapes))} give shape {tuple(logits.shape)}",
                 remedy="Give a classifier whose output is one row of logits an input, (N, classes)",
             )
-        return cls(graph, layers, logits.shape[1])
+        return cls(graph, found, logits.shape[1], dtype)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of a tile of inputs, and the output of each layer by the layer's name."""
-        device = next((p.device for p in self.graph.module.parameters()), inputs.device)
         nodes = [layer.node for layer in self.layers]
-        with torch.no_grad():
-            logits, captured = self.graph.capturing(nodes)(inputs.to(device))
-        return logits, {layer.name: captured[layer.node] for layer in self.layers}
+        inputs = self.on_device(inputs)
+        with torch.no_grad(), self._autocast(inputs):
+            output, captured = self.graph.capturing(nodes)(inputs)
+        return logits_of(output), {layer.name: captured[layer.node] for layer in self.layers}
+
+    def reading(
+        self, readers: Mapping[str, Callable[[Tensor], _Read]]
+    ) -> Callable[[Any], tuple[Tensor, dict[str, _Read]]]:
+        """A forward in which readers see the outputs of layers at the moment they are made.
+
+        Args:
+          readers: by layer name; they must neither keep nor change what they are given.
+
+        Returns:
+          a function of the inputs, giving the logits and what each reader returned by layer name.
+        """
+        node_of = {layer.name: layer.node for layer in self.layers}
+        forward = self.graph.observing({node_of[name]: reader for name, reader in readers.items()})
+
+        def read(inputs: Any) -> tuple[Tensor, dict[str, _Read]]:
+            inputs = self.on_device(inputs)
+            with torch.no_grad(), self._autocast(inputs):
+                output, found = forward(inputs)
+            return logits_of(output), {name: found[node_of[name]] for name in readers}
+
+        return read
+
+    @property
+    def traced(self) -> Graph:
+        """The graph, to replay its end.
+
+        Raises:
+          ModelError: the network is observed as it runs.
+        """
+        if isinstance(self.graph, Graph):
+            return self.graph
+        raise ModelError(
+            "replaying the end of a network for ablation",
+            found=self.graph.note.rstrip("."),
+            remedy="Leave ablation out (measurements.ablation and measurements.cumulative: null)",
+        )
+
+    def on_device(self, inputs: Any) -> Any:
+        """Inputs where the weights are, floating-point ones in their dtype."""
+        return _moved(inputs, next(self.graph.module.parameters(), None))
 
     def without_relus(self) -> "Network":
         """The anchor of linearity: the same weights and statistics, every ReLU replaced by the identity."""
         return replace(self, graph=self.graph.without_relus())
+
+    def _autocast(self, inputs: Any) -> torch.autocast:
+        device = next(leaf.device.type for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+def _moved(inputs: Any, parameter: Tensor | None) -> Any:
+    if parameter is None:
+        return inputs
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
+
+    return tree_map(move, inputs)
 
 
 def check_labels(labels_N: Tensor, classes: int, *, doing: str) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, nearest
+from vestige.measurement.keeping import Place
 from vestige.measurement.network import Network
-from vestige.measurement.selectivity import alternate_halves, measure_selectivity
+from vestige.measurement.selectivity import measure_selectivity
+from vestige.measurement.sums import alternate_halves
 
 ORDERS = ("csi-desc", "csi-asc", "activity-matched", "random")
 DRAWN = ("activity-matched", "random")
@@ -63,7 +65,7 @@ def rank(network: Network, tiles: Iterable[Tile]) -> Ranking:
       DataError: images of fewer than two classes, or labels outside the model's classes.
       ModelError: the network has diverged.
     """
-    result = measure_selectivity(network, tiles, permutations=0)
+    result = measure_selectivity(network, tiles, permutations=0, place=Place(0.0, None))
     csi = {
         str(name): torch.from_numpy(rows["csi"].to_numpy().copy())
         for (name,), rows in result.table.group_by("layer", maintain_order=True)

@@ -1,27 +1,35 @@
-"""Class selectivity of every neuron of a network: one pass over the images, then formulas on (N, U).
+"""Class selectivity of every neuron of a network: one pass over the images, then formulas.
 
-Shapes: N images, U neurons (units) of a layer, C classes, P permutations of the labels.
+Shapes: N images, T of a tile, U neurons (units) of a layer, C classes, P permutations of the labels.
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, nearest
 from vestige.formulas import selectivity as formulas
-from vestige.measurement.network import Network, check_finite, check_labels
-from vestige.models.layers import Layer, pooled
+from vestige.measurement.keeping import Place, keeping
+from vestige.measurement.network import Network
+from vestige.measurement.per_image import per_image_columns
+from vestige.measurement.sharing import Group
+from vestige.measurement.sums import columns, ranked_classes
+from vestige.measurement.sweep import DOING, Sweep
+from vestige.models.layers import Layer
+from vestige.runs.store import write_table
+from vestige.runs.tables import IDENTITY, SCHEMAS
 
-_DOING = "measuring selectivity"
+Rectify = Literal["auto", "abs", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,32 +39,60 @@ class SelectivityResult:
     Attributes:
       table: one row a neuron, the columns of the schema "selectivity" but for the identity of the run.
       class_means: class_means_CU by layer name, float64; NaN where a class has no image.
+      class_counts: images of each class, int64, (C,).
       mean_activation: mean over images and positions by layer name, float64, (U,).
       loss: mean cross-entropy of the images, in nats.
       top1: share of the images whose class has the highest logit.
+      top5: share whose class is among the five highest; None where there are five classes or fewer.
       n: images measured.
+      layers: where the neurons are.
+      skipped: what is wrong with each image that was left out as unreadable.
+      notes: what must be known to read the numbers rightly, a sentence each.
+      settings: what made them, ready for JSON.
     """
 
     table: pl.DataFrame
     class_means: dict[str, Tensor]
+    class_counts: Tensor
     mean_activation: dict[str, Tensor]
     loss: float
     top1: float
+    top5: float | None
     n: int
+    layers: tuple[Layer, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_parquet(self, path: Path | str) -> None:
+        """Write the table, atomically, its settings, scores and notes in the file's metadata under "vestige"."""
+        scores = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "n": self.n}
+        about = {**self.settings, **scores, "notes": list(self.notes)}
+        write_table(Path(path), self.table, {"vestige": json.dumps(about, sort_keys=True)})
 
     @property
     def preferred(self) -> dict[str, Tensor]:
         """The class with the highest mean of each neuron by layer name, int64, (U,)."""
-        return {name: _ranked_classes(means_CU)[0] for name, means_CU in self.class_means.items()}
+        return {name: ranked_classes(means_CU)[0] for name, means_CU in self.class_means.items()}
 
 
 def measure_selectivity(
-    network: Network, tiles: Iterable[Tile], *, protocol: Protocol = "corrected", permutations: int = 100
+    network: Network,
+    tiles: Iterable[Tile],
+    *,
+    protocol: Protocol = "corrected",
+    permutations: int = 100,
+    rectify: Rectify = "auto",
+    place: Place = Place(1.0, None),  # noqa: B008 (frozen)
+    labels: np.ndarray | None = None,
+    initial: Mapping[str, np.ndarray] | None = None,
+    group: Group = Group(),  # noqa: B008 (frozen)
+    progress: Callable[[int], None] | None = None,
 ) -> SelectivityResult:
     """Measure the class selectivity of every neuron.
 
-    A neuron's activation for an image is its spatial mean, taken in float64, as all that follows. The
-    columns, and what they hold at the edges (a *dead* neuron gives exactly 0 for every image and position):
+    A neuron's activation for an image is its spatial mean, in float32; all that follows is in float64. The columns,
+    and what they hold at the edges (a *dead* neuron gives exactly 0 for every image and position):
 
     - csi: formulas.csi; dead: 0. csi_null_mean, csi_null_q95: over the permutations; NaN without. csi_excess.
     - csi_cv, reliability: halves A and B are alternate images of each class, in the order given; classes
@@ -64,44 +100,66 @@ def measure_selectivity(
     - eta2, eta2_adj: 0 for a neuron that does not vary; eta2_adj is NaN where every class has one image.
     - sparsity: NaN for dead. closed: share of (image, position) exactly 0. mean: over images and positions.
     - p_value: of csi, pooled within the layer; 1 for a neuron whose csi no permutation changes; NaN without.
+    - selective: flagged by Benjamini-Hochberg at 5% among all neurons, and csi_cv above the 95% quantile of its layer
+      at step 0 where `initial` gives that; null without permutations.
     - preferred_class, second_class: the highest and second highest class mean; the lowest index among equals.
       mu_max: the highest class mean; mu_rest: mean of the others.
+    - auroc, informedness, precision_at_k, k, mutual_information: see `formulas.detection`, `formulas.information`; of
+      the images that are kept, all or a sample; NaN where none are.
+    - rectify: "abs" where the absolute value of the spatial mean was taken (`mean` is without it). mode: "exact" where
+      the pooled activations of all images were kept, else "streamed".
 
     Args:
       network: with the batch-norm statistics to measure with.
-      tiles: the images, in evaluation order.
+      tiles: the images, in evaluation order; of several processes that share them, this one's.
       protocol: "faithful" takes class sums in place of class means, as the released code does, in csi and
         its null (so csi_null_*, csi_excess and p_value too); the columns it does not know stay as they are.
       permutations: P, of the whole label vector, the same for all neurons and checkpoints; 0 for none.
+      rectify: "abs": take the absolute value of an image's spatial mean; "auto": in layers whose activation can be
+        negative.
+      place: where pooled activations are kept, and of which images.
+      labels: of all images in evaluation order (N,), where known beforehand: without, a pass that keeps no activations
+        cannot permute them, and the null is NaN.
+      initial: csi_cv at step 0 by layer name.
+      group: the processes that share the images; all get the same result.
+      progress: told the number of images done, by this process.
 
     Raises:
-      ConfigError: there is no such protocol.
+      ConfigError: there is no such protocol, or way to rectify.
       DataError: no images, labels outside the model's classes, or images of fewer than two classes.
       ModelError: the network has diverged.
     """
-    if protocol not in get_args(Protocol):
-        raise ConfigError(
-            _DOING, found=f"there is no protocol {protocol!r}", remedy=nearest(protocol, get_args(Protocol))
-        )
-    sweep = _sweep(network, tiles)
-    labels_N, logits_NC = torch.cat(sweep.labels), torch.cat(sweep.logits)
-    check_finite(logits_NC, "its output", doing=_DOING)
-    permuted_PN = permuted_labels(labels_N, permutations)
-    frames, class_means, mean_activation = [], {}, {}
-    for layer in network.layers:
-        activations_NU = torch.cat(sweep.pooled.pop(layer.name))
-        check_finite(activations_NU, f"layer {layer.name}", doing=_DOING)
-        columns, means_CU = _neurons(activations_NU, labels_N, network.classes, permuted_PN, protocol)
-        columns["closed"] = sweep.closed[layer.name].double() / (len(labels_N) * sweep.positions[layer.name])
-        frames.append(_frame(layer, columns))
-        class_means[layer.name], mean_activation[layer.name] = means_CU, columns["mean"]
+    _check_choice("protocol", protocol, get_args(Protocol))
+    _check_choice("rectify", rectify, get_args(Rectify))
+    absolute = {layer.name: rectify == "abs" or (rectify == "auto" and layer.signed) for layer in network.layers}
+    null_PN = None
+    if permutations and not place.exact and labels is not None:
+        null_PN = permuted_labels(torch.from_numpy(labels), permutations)
+    with keeping(place, {layer.name: layer.units for layer in network.layers}) as kept:
+        sweep = Sweep(network, absolute, place, kept, null_PN, group)
+        sweep.run(tiles, progress)
+        if place.exact and permutations:
+            null_PN = permuted_labels(sweep.kept_labels, permutations)
+        frames = []
+        for number, layer in enumerate(network.layers):
+            found = columns(sweep.sums[layer.name], sweep.counts, protocol)
+            signed = layer.signed and not absolute[layer.name]
+            owner = number % group.world
+            extra = per_image_columns(sweep, layer, owner, found["csi"], null_PN, protocol, signed=signed)
+            if extra is not None:
+                mode = "exact" if place.exact else "streamed"
+                frames.append((number, _frame(layer, found | extra, "abs" if absolute[layer.name] else "none", mode)))
+    frames = sorted((pair for part in group.gather(frames) for pair in part), key=lambda pair: pair[0])
+    table = flag(pl.concat([frame for _, frame in frames]), initial)
     return SelectivityResult(
-        pl.concat(frames),
-        class_means,
-        mean_activation,
-        loss=cross_entropy(logits_NC, labels_N).item(),
-        top1=(logits_NC.argmax(1) == labels_N).double().mean().item(),
-        n=len(labels_N),
+        table,
+        {layer.name: sweep.class_means(layer.name) for layer in network.layers},
+        sweep.counts.counts_C,
+        {layer.name: sweep.sums[layer.name].raw_U / sweep.n for layer in network.layers},
+        sweep.loss,
+        sweep.top1,
+        sweep.top5,
+        sweep.n,
     )
 
 
@@ -110,132 +168,51 @@ def permuted_labels(labels_N: Tensor, permutations: int) -> Tensor:
     labels = labels_N.numpy().astype("<i8")
     seed = hashlib.sha256(labels.tobytes() + permutations.to_bytes(8, "little")).digest()
     generator = np.random.default_rng(int.from_bytes(seed, "little"))
-    permuted = [generator.permutation(labels) for _ in range(permutations)]
-    return torch.from_numpy(np.array(permuted, dtype=np.int64).reshape(permutations, len(labels_N)))
+    small = labels.astype(np.int32)
+    permuted = np.empty((permutations, len(labels)), dtype=np.int32)
+    for row in permuted:
+        row[:] = generator.permutation(small)
+    return torch.from_numpy(permuted)
 
 
-def alternate_halves(labels_N: Tensor) -> Tensor:
-    """Half 0 or 1 of each image: alternate images within each class, in the order given."""
-    order_N = labels_N.argsort(stable=True)
-    sorted_N = labels_N[order_N]
-    place_N = torch.arange(len(labels_N)) - torch.searchsorted(sorted_N, sorted_N)
-    return torch.empty_like(labels_N).scatter_(0, order_N, place_N % 2)
+def csi_cv_by_layer(table: pl.DataFrame) -> dict[str, np.ndarray]:
+    """The column csi_cv of a table by layer name."""
+    return {str(name): rows["csi_cv"].to_numpy() for (name,), rows in table.group_by("layer", maintain_order=True)}
 
 
-@dataclass
-class _Sweep:
-    """What one pass over the images leaves, by layer name where it is a dict."""
+def flag(table: pl.DataFrame, initial: Mapping[str, np.ndarray] | None) -> pl.DataFrame:
+    """Set the column `selective` of a checkpoint's table.
 
-    labels: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
-    pooled: dict[str, list[Tensor]] = field(default_factory=dict)
-    closed: dict[str, Tensor] = field(default_factory=dict)
-    positions: dict[str, int] = field(default_factory=dict)
-
-
-def _sweep(network: Network, tiles: Iterable[Tile]) -> _Sweep:
-    sweep = _Sweep(pooled={layer.name: [] for layer in network.layers})
-    for tile in tiles:
-        labels_N = tile.labels[: tile.valid].cpu()
-        check_labels(labels_N, network.classes, doing=_DOING)
-        logits_NC, activations = network.forward(tile.inputs)
-        sweep.labels.append(labels_N)
-        sweep.logits.append(logits_NC[: tile.valid].double().cpu())
-        for layer in network.layers:
-            maps = activations[layer.name][: tile.valid]
-            around = [d for d in range(maps.ndim) if d != layer.axis]
-            sweep.pooled[layer.name].append(pooled(maps, layer.axis, dtype=torch.float64).cpu())
-            sweep.closed[layer.name] = sweep.closed.get(layer.name, 0) + (maps == 0).sum(around).cpu()
-            sweep.positions[layer.name] = maps[0].numel() // layer.units
-    if not sweep.labels:
-        check_labels(torch.empty(0), network.classes, doing=_DOING)
-    return sweep
+    Args:
+      table: of all its neurons; p_value is NaN where nothing was permuted.
+      initial: csi_cv at step 0 by layer name; None: there is no step 0.
+    """
+    p_values_U = table["p_value"].to_torch()
+    if p_values_U.isnan().any():
+        return table.with_columns(pl.lit(None, pl.Boolean).alias("selective"))
+    flags_U = formulas.discoveries(p_values_U.double())
+    csi_cv_U = table["csi_cv"].cast(pl.Float32).to_torch()  # as it is stored, which `initial` may come from
+    selective_U = flags_U.clone()
+    for name, initial_U in (initial or {}).items():
+        here_U = (table["layer"] == name).to_torch()
+        threshold_U = torch.from_numpy(initial_U.astype(np.float32))
+        selective_U[here_U] = formulas.selective(flags_U[here_U], csi_cv_U[here_U], threshold_U)
+    return table.with_columns(pl.Series("selective", selective_U.numpy()))
 
 
-def _neurons(
-    activations_NU: Tensor, labels_N: Tensor, classes: int, permuted_PN: Tensor, protocol: Protocol
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The columns of a layer's neurons (but closed), and their class means."""
-    sums_CU, counts_C = formulas.class_sums(activations_NU, labels_N, classes)
-    means_CU = formulas.means_from_sums(sums_CU, counts_C)
-    csi_U = _index(sums_CU, counts_C, protocol)
-    eta2_U = formulas.eta2(activations_NU, labels_N, classes)
-    adjusted_U = formulas.adjusted_eta2(eta2_U, len(labels_N), int((counts_C > 0).sum()))
-    constant_U = activations_NU.amin(0) == activations_NU.amax(0)
-    mean_U = activations_NU.mean(0)
-    preferred_U, second_U = _ranked_classes(means_CU)
-    mu_max_U, mu_rest_U = formulas.highest_and_rest(means_CU)
-    null_PU = _null(activations_NU, permuted_PN, counts_C, protocol)
-    return {
-        "csi": csi_U,
-        **_against_null(csi_U, null_PU),
-        **_split_half(activations_NU, labels_N, classes),
-        "eta2": eta2_U,
-        "eta2_adj": torch.where(constant_U & adjusted_U.isfinite(), 0.0, adjusted_U),
-        "sparsity": formulas.sparsity(mean_U, activations_NU.square().mean(0)),
-        "preferred_class": preferred_U,
-        "second_class": second_U,
-        "mu_max": mu_max_U,
-        "mu_rest": mu_rest_U,
-        "mean": mean_U,
-        "dead": (activations_NU == 0).all(0),
-    }, means_CU
-
-
-def _index(sums_CU: Tensor, counts_C: Tensor, protocol: Protocol) -> Tensor:
-    if protocol == "faithful":
-        return formulas.csi_from_sums(sums_CU)
-    return formulas.csi(formulas.means_from_sums(sums_CU, counts_C))
-
-
-def _null(activations_NU: Tensor, permuted_PN: Tensor, counts_C: Tensor, protocol: Protocol) -> Tensor:
-    """The index under each permutation of the labels, (P, U)."""
-    null_PU = activations_NU.new_empty(len(permuted_PN), activations_NU.shape[1])
-    for csi_U, labels_N in zip(null_PU, permuted_PN, strict=True):
-        # Adding rows takes N x U operations, the product with one-hot labels N x U x C.
-        sums_CU = activations_NU.new_zeros(len(counts_C), activations_NU.shape[1])
-        csi_U.copy_(_index(sums_CU.index_add_(0, labels_N, activations_NU), counts_C, protocol))
-    return null_PU
-
-
-def _against_null(csi_U: Tensor, null_PU: Tensor) -> dict[str, Tensor]:
-    if not len(null_PU):
-        names = ("csi_null_mean", "csi_null_q95", "csi_excess", "p_value")
-        return dict.fromkeys(names, torch.full_like(csi_U, torch.nan))
-    return {
-        "csi_null_mean": null_PU.mean(0),
-        "csi_null_q95": null_PU.quantile(0.95, dim=0),
-        "csi_excess": csi_U - null_PU.mean(0),
-        "p_value": formulas.layer_p_values(csi_U, null_PU),
-    }
-
-
-def _split_half(activations_NU: Tensor, labels_N: Tensor, classes: int) -> dict[str, Tensor]:
-    half_N = alternate_halves(labels_N)
-    a_CU, b_CU = (
-        formulas.class_means(activations_NU[half_N == half], labels_N[half_N == half], classes) for half in (0, 1)
-    )
-    if (labels_N.bincount() >= 2).sum() < 2:
-        nan_U = activations_NU.new_full(activations_NU.shape[1:], torch.nan)
-        return {"csi_cv": nan_U, "reliability": nan_U}
-    return {
-        "csi_cv": formulas.cross_validated_csi(a_CU, b_CU),
-        "reliability": formulas.split_half_reliability(a_CU, b_CU),
-    }
-
-
-def _ranked_classes(class_means_CU: Tensor) -> tuple[Tensor, Tensor]:
-    """The classes with the highest and with the second highest mean of each neuron."""
-    means_CU = class_means_CU.nan_to_num(-torch.inf)
-    first_U = means_CU.argmax(0)
-    return first_U, means_CU.scatter(0, first_U[None], -torch.inf).argmax(0)
-
-
-def _frame(layer: Layer, columns: dict[str, Tensor]) -> pl.DataFrame:
+def _frame(layer: Layer, columns: Mapping[str, Tensor], rectified: str, mode: str) -> pl.DataFrame:
     neurons = pl.DataFrame({name: column.numpy() for name, column in columns.items()})
     return neurons.select(
         pl.lit(layer.stage).alias("stage"),
         pl.lit(layer.name).alias("layer"),
         pl.int_range(pl.len(), dtype=pl.Int32).alias("neuron"),
         pl.all(),
-    )
+        pl.lit(None, pl.Boolean).alias("selective"),
+        pl.lit(rectified).alias("rectify"),
+        pl.lit(mode).alias("mode"),
+    ).select(name for name in SCHEMAS["selectivity"] if name not in IDENTITY)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(DOING, found=f"there is no {name} {value!r}", remedy=nearest(value, choices))

@@ -124,10 +124,10 @@ def write_json(path: Path, value: Any) -> bool:
     return write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_table(path: Path, table: "pl.DataFrame") -> None:
-    """Write a table as Parquet atomically; the same table gives the same bytes."""
+def write_table(path: Path, table: "pl.DataFrame", metadata: Mapping[str, str] | None = None) -> None:
+    """Write a table as Parquet atomically; the same table and metadata give the same bytes."""
     content = io.BytesIO()  # written by us, so that a full disk is an OSError like any other
-    table.write_parquet(content, compression="zstd", statistics=False)
+    table.write_parquet(content, compression="zstd", statistics=False, metadata=dict(metadata or {}))
     with writing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 

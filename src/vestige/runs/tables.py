@@ -1,11 +1,18 @@
-"""Columns of every table of a study, in one place, with a version."""
+"""Columns of every table of a study, in one place, with a version each."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = {
+    "selectivity": 2,
+    "ablation": 1,
+    "cumulative": 1,
+    "linearity": 1,
+    "history": 1,
+}
+"""Raised when a kind of table gets other columns: the tables of that kind are then made again, and no others."""
 
 IDENTITY: dict[str, Any] = {
     "condition": pl.String,
@@ -35,12 +42,20 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "sparsity": pl.Float32,
         "closed": pl.Float32,  # share of (image, position) exactly 0
         "p_value": pl.Float32,
+        "selective": pl.Boolean,  # null without permutations
         "preferred_class": pl.Int32,
         "second_class": pl.Int32,
         "mu_max": pl.Float32,
         "mu_rest": pl.Float32,
         "mean": pl.Float32,
         "dead": pl.Boolean,
+        "auroc": pl.Float32,
+        "informedness": pl.Float32,
+        "precision_at_k": pl.Float32,
+        "k": pl.Int32,  # images that precision_at_k looks at
+        "mutual_information": pl.Float32,  # bits
+        "rectify": pl.String,  # abs | none: what was done to each image's spatial mean
+        "mode": pl.String,  # exact | streamed
     },
     "ablation": IDENTITY
     | NEURON

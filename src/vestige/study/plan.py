@@ -20,7 +20,7 @@ from vestige.training.schedule import checkpoint_steps, steps_in_epoch, window_s
 
 TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
-FORMULA_VERSIONS = {"selectivity": 1, "ablation": 1, "cumulative": 1, "linearity": 1}
+FORMULA_VERSIONS = {"selectivity": 2, "ablation": 1, "cumulative": 1, "linearity": 1}
 """Raised when the same weights and settings would give another table."""
 
 
@@ -153,7 +153,7 @@ class Plan:
         """Everything that can change the weights or the history of a run."""
         return {
             "version": TRAINING_VERSION,
-            "tables": _schema_version(),
+            "tables": _schema_version("history"),
             "data": self.facts.data,
             "model": self.facts.model,
             "recipe": self.study.recipe.model_dump(mode="json"),
@@ -191,7 +191,7 @@ class Plan:
         return value_hash(
             {
                 "version": FORMULA_VERSIONS[job.kind],
-                "tables": _schema_version(),
+                "tables": _schema_version(job.kind),
                 "job": job.name,
                 "settings": settings.model_dump(mode="json", exclude=choice),
                 "batch_norm": measurements.batch_norm.model_dump(mode="json"),
@@ -317,10 +317,10 @@ def _check_windows_are_seen(plan: Plan) -> None:
                 )
 
 
-def _schema_version() -> int:
-    from vestige.runs.tables import SCHEMA_VERSION  # here, since polars takes a quarter of a second to import
+def _schema_version(kind: str) -> int:
+    from vestige.runs.tables import SCHEMA_VERSIONS  # here, since polars takes a quarter of a second to import
 
-    return SCHEMA_VERSION
+    return SCHEMA_VERSIONS[kind]
 
 
 def _wanted(measurement: MeasurementConfig, condition: str) -> bool:

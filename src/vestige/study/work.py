@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -16,10 +16,11 @@ from vestige.data.fingerprint import dataset_name
 from vestige.data.loader import Tile, recalibration_batches, tiles
 from vestige.measurement.ablation import ablate_neurons
 from vestige.measurement.cumulative import ablate_cumulatively
+from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
 from vestige.measurement.network import Network
 from vestige.measurement.ranking import Ranking, rank, split_halves
-from vestige.measurement.selectivity import measure_selectivity
+from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, flag, measure_selectivity
 from vestige.models.batchnorm import recalibrate
 from vestige.models.weights import load_weights
 from vestige.models.zoo import build
@@ -48,7 +49,7 @@ def do(plan: Plan, unit: Unit, folder: StudyFolder, *, verify: bool, progress: P
         _train(plan, unit, folder, manifest, progress)
         return
     with session(plan.study.compute) as device:
-        _measure(_Bench(plan, run, unit, manifest, device), verify=verify, progress=progress)
+        _measure(_Bench(plan, folder, unit, manifest, device), verify=verify, progress=progress)
 
 
 def _measure(bench: "_Bench", *, verify: bool, progress: Progress) -> None:
@@ -99,10 +100,20 @@ class _Bench:
     """One checkpoint on the bench, and what its measurements share."""
 
     plan: Plan
-    run: RunFolder
+    folder: StudyFolder
     unit: Unit
     manifest: Manifest
     device: torch.device
+
+    @property
+    def run(self) -> RunFolder:
+        return self.folder.run(self.unit.condition, self.unit.seed)
+
+    @cached_property
+    def untrained(self) -> "_Bench":
+        """The run's checkpoint at step 0, of the run that it branches from where it does."""
+        unit = Unit(self.plan.parent(self.unit.condition) or self.unit.condition, self.unit.seed, 0)
+        return replace(self, unit=unit, manifest=read_manifest(self.folder.run(unit.condition, unit.seed)))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -180,14 +191,40 @@ def _selectivity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
     settings = bench.plan.study.measurements.selectivity
     assert settings is not None
     chosen = bench.chosen("selectivity")
+    result = _measured_selectivity(bench, job, settings.permutations)
+    initial = csi_cv_by_layer(_as_stored(result)) if bench.unit.step == 0 else _initial_csi_cv(bench, job)
+    table = flag(result.table, initial)
+    return [bench.conform(table, "selectivity", job, job.variant, len(chosen))]
+
+
+def _measured_selectivity(bench: _Bench, job: Job, permutations: int) -> SelectivityResult:
+    settings = bench.plan.study.measurements.selectivity
+    assert settings is not None
     protocol: Protocol = "faithful" if job.variant == "faithful" else "corrected"
-    result = measure_selectivity(
+    return measure_selectivity(
         bench.network(protocol),
-        bench.tiles(settings.split, chosen),
+        bench.tiles(settings.split, bench.chosen("selectivity")),
         protocol=protocol,
-        permutations=settings.permutations,
+        permutations=permutations,
+        # All are kept whatever memory there is: what a table says may not depend on it.
+        place=Place(1.0, free_memory() / 2) if permutations else Place(0.0, None),
     )
-    return [bench.conform(result.table, "selectivity", job, job.variant, len(chosen))]
+
+
+def _initial_csi_cv(bench: _Bench, job: Job) -> dict[str, np.ndarray]:
+    """csi_cv of the run's network at step 0 by layer name: from its table, or measured anew where there is none."""
+    start = bench.untrained
+    path = start.run.table(job.tables[0], 0)
+    _, weights = start.manifest.checkpoints[0]
+    if start.manifest.has(start.run, path, bench.plan.job_key(job, weights.sha256)):
+        table = pl.read_parquet(path, columns=["layer", "csi_cv"])
+    else:
+        table = _as_stored(_measured_selectivity(start, job, permutations=0))
+    return csi_cv_by_layer(table)
+
+
+def _as_stored(result: SelectivityResult) -> pl.DataFrame:
+    return result.table.select("layer", pl.col("csi_cv").cast(pl.Float32))
 
 
 def _halves(bench: _Bench, kind: str) -> tuple[Ranking, list[Tile], int]:

@@ -1,0 +1,253 @@
+"""`vestige.measure`: class selectivity of anybody's classifier, which comes back exactly as it was.
+
+Shapes: N images, U neurons (units) of a layer, C classes.
+"""
+
+import copy
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import chain
+from typing import Any, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from vestige.config import Protocol
+from vestige.data.loader import Tile
+from vestige.errors import ConfigError, DataError, ModelError, nearest
+from vestige.measurement.inputs import batches
+from vestige.measurement.keeping import SAMPLE, Keep, choose_place
+from vestige.measurement.network import Dtype, Network
+from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
+from vestige.measurement.selectivity import Rectify, SelectivityResult, csi_cv_by_layer, measure_selectivity
+from vestige.measurement.sharing import Group
+from vestige.measurement.sweep import DOING
+from vestige.models.batchnorm import recalibrate
+from vestige.models.layers import Layer
+from vestige.models.weights import weights_hash
+
+EXACT_PERMUTATIONS, STREAMED_PERMUTATIONS = 100, 20
+
+
+def measure(
+    model: nn.Module,
+    data: Any,
+    layers: Sequence[str | Layer] | None = None,
+    *,
+    protocol: Protocol = "corrected",
+    permutations: int | None = None,
+    batch_norm: BatchNorm = "recalibrate",
+    training_data: Any = None,
+    rectify: Rectify = "auto",
+    keep: Keep = "auto",
+    sample: int = SAMPLE,
+    device: torch.device | str | None = None,
+    dtype: Dtype = "float32",
+    batch_size: int = 256,
+    workers: int = 0,
+    class_map: Sequence[int] | Mapping[int, int] | None = None,
+    initial: pl.DataFrame | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> SelectivityResult:
+    """Measure the class selectivity of every neuron of a classifier, in one pass over the data.
+
+    Under `torchrun`, with torch.distributed initialised, the processes share the data and all get the same result.
+
+    Args:
+      model: any classifier. A copy of it is measured; it is left as it was.
+      data: a DataLoader, any iterable of batches (inputs, labels), a map-style Dataset of such pairs, or a pair of
+        tensors; preprocessed as the model wants it. The order matters to csi_cv, whose halves are alternate images of
+        each class.
+      layers: names, patterns ("layer3.*") or module paths; None: all that `vestige.layers` lists.
+      protocol: "faithful" does what the paper's released code does: class sums in place of class means, stored
+        batch-norm statistics.
+      permutations: of the labels, for the null of csi and its p-values; None: 100, or 20 where activations are not
+        kept; 0: none.
+      batch_norm: "recalibrate": recompute the statistics from `training_data`; "stored": as the model has them.
+      training_data: of the same kinds as `data`; 2,048 of its images are used, their labels are not.
+      rectify: "abs": take the absolute value of each image's spatial mean; "auto": where activations can be negative.
+      keep: where pooled activations (N x U float32) are kept for the measures that need all images: "memory", "disk"
+        or "nothing" (streamed: memory does not grow with N; those measures come from a random sample); "auto" chooses.
+      sample: images in that random sample, about.
+      device: to measure on; None: where the model is.
+      dtype: "bfloat16": under autocast, its deviation from float32 on the first batch among the notes.
+      batch_size: inputs a forward, where `data` does not come in batches.
+      workers: processes that read a Dataset.
+      class_map: the model's class index of each label of the data, where they differ.
+      initial: the table of step 0 of the same training run: `selective` then asks for more than untrained neurons have.
+      progress: called with the number of images done and of all, where that is known.
+
+    Returns:
+      See `SelectivityResult`: `.table` has one row a neuron.
+
+    Raises:
+      ConfigError: an argument that does not make sense.
+      DataError: no images, labels outside the model's classes, or images of fewer than two classes.
+      ModelError: the model is no classifier, cannot take the inputs, has no such layer, or has diverged.
+
+    References:
+      Morcos et al. (2018), On the importance of single directions for generalization.
+    """
+    group = Group.here()
+    feed = batches(data, batch_size=batch_size, workers=workers, share=(group.rank, group.world))
+    first, tiles = _looked_into(feed, group)
+    small = tree_map(lambda value: value[:2], first)
+    own, notes = _prepared(model, device, dtype), list(feed.notes)
+    notes += _set_batch_norm(own, protocol, batch_norm, training_data, batch_size)
+    network = Network.prepare(own, small, layers, dtype=dtype)
+    layers_note = getattr(network.layers, "note", "")
+    notes += [note for note in (network.graph.note, layers_note, *_deviation(network, first)) if note]
+    place = choose_place(keep, feed.length, 4 * sum(layer.units for layer in network.layers), sample=sample)
+    if permutations is None:
+        permutations = EXACT_PERMUTATIONS if place.exact else STREAMED_PERMUTATIONS
+    mapping = None if class_map is None else _class_table(class_map, network.classes)
+    known = feed.labels if mapping is None or feed.labels is None else _mapped(feed.labels, mapping)
+    if permutations and not place.exact and known is None:
+        notes.append(
+            "The labels are not known before they are seen and activations are not kept: there is no null "
+            "(give a Dataset or tensors, or keep='disk')."
+        )
+    result = measure_selectivity(
+        network,
+        tiles if mapping is None else (_relabelled(tile, mapping) for tile in tiles),
+        protocol=protocol,
+        permutations=permutations,
+        rectify=rectify,
+        place=place,
+        labels=known,
+        initial=None if initial is None else csi_cv_by_layer(initial),
+        group=group,
+        progress=None if progress is None else lambda done: progress(done, feed.length),
+    )
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    settings = {
+        "model": type(model).__name__,
+        "weights": weights_hash(model.state_dict()),
+        "data": feed.name,
+        "n": result.n,
+        "protocol": protocol,
+        "permutations": permutations,
+        "batch_norm": "stored" if protocol == "faithful" or training_data is None else batch_norm,
+        "rectify": rectify,
+        "mode": "exact" if place.exact else "streamed",
+        "sample": None if place.exact else sample,
+        "dtype": dtype,
+        "device": str(next((p.device for p in own.parameters()), "cpu")),
+        "batch_size": batch_size,
+        "processes": group.world,
+        "layers": [layer.name for layer in network.layers],
+        "versions": {name: version(name) for name in ("vestige", "torch", "numpy")}
+        | {"python": platform.python_version()},
+    }
+    skipped = tuple(text for part in group.gather(feed.skipped) for text in part)
+    return replace(result, layers=network.layers, skipped=skipped, notes=tuple(notes), settings=settings)
+
+
+def _looked_into(feed: Any, group: Group) -> tuple[Any, Iterator[Tile]]:
+    """The inputs of the first tile of all processes, and this one's tiles, the first not lost."""
+    tiles = iter(feed)
+    first = next(tiles, None)
+    inputs = next((given for given in group.gather(None if first is None else first.inputs) if given is not None), None)
+    if inputs is None:
+        raise DataError(DOING, found="there are no images", remedy="Give at least one image of two classes")
+    return inputs, tiles if first is None else chain([first], tiles)
+
+
+def _prepared(model: nn.Module, device: torch.device | str | None, dtype: Dtype) -> nn.Module:
+    """A copy to measure: eval mode, on the device, in the dtype."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(DOING, found=f"a {type(model).__name__}", remedy="Give a torch.nn.Module")
+    if dtype not in get_args(Dtype):
+        raise ConfigError(DOING, found=f"there is no dtype {dtype!r}", remedy=nearest(dtype, get_args(Dtype)))
+    try:
+        own = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"copying a {type(model).__name__} to measure it",
+            found=f"{type(error).__name__}: {error}",
+            remedy="Give a model that copy.deepcopy can copy",
+        ) from error
+    return own.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32).eval()
+
+
+def _set_batch_norm(
+    own: nn.Module, protocol: Protocol, batch_norm: BatchNorm, training_data: Any, batch_size: int
+) -> list[str]:
+    """Recompute batch-norm statistics where that is wished and can be done; what must be said of it."""
+    if batch_norm not in get_args(BatchNorm):
+        raise ConfigError(
+            DOING, found=f"there is no batch_norm {batch_norm!r}", remedy=nearest(batch_norm, get_args(BatchNorm))
+        )
+    norms = [m for m in own.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if protocol == "faithful" or batch_norm == "stored" or not norms:
+        return []
+    if training_data is None:
+        return [
+            "Batch-norm statistics are the stored ones: without training_data they cannot be recomputed. Early in "
+            "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning)."
+        ]
+    parameter = next(own.parameters())
+    inputs = recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)
+    recalibrate(own, (tree_map(lambda v: v.to(parameter.device, _float_of(v, parameter.dtype)), x) for x in inputs))
+    return []
+
+
+def _float_of(value: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if value.is_floating_point() else value.dtype
+
+
+def _deviation(network: Network, inputs: Any) -> Iterator[str]:
+    """How far bfloat16 is from float32 on the first batch."""
+    if network.dtype != "bfloat16":
+        return
+    (low_NC, low), (logits_NC, exact) = (each.forward(inputs) for each in (network, replace(network, dtype="float32")))
+    worst = max(
+        float((low[name].float().flatten(1) - full.flatten(1)).norm() / full.norm()) for name, full in exact.items()
+    )
+    differ = (low_NC.argmax(1) != logits_NC.argmax(1)).float().mean()
+    yield (
+        f"bfloat16: on the first {len(logits_NC)} images activations deviate from float32 by up to {worst:.2g} of "
+        f"their norm, and {differ:.2%} of the predictions differ."
+    )
+
+
+def _class_table(class_map: Sequence[int] | Mapping[int, int], classes: int) -> Tensor:
+    """Model class by label; -1 where a label has none."""
+    pairs = dict(class_map.items()) if isinstance(class_map, Mapping) else dict(enumerate(class_map))
+    wrong = [(label, index) for label, index in pairs.items() if label < 0 or not 0 <= index < classes]
+    if not pairs or wrong:
+        found = f"label {wrong[0][0]} is mapped to {wrong[0][1]}" if wrong else "it is empty"
+        raise ConfigError(
+            "reading class_map",
+            found=f"{found}, and the model's classes are 0 to {classes - 1}",
+            remedy="Give the model's class index of every label of the data",
+        )
+    table = torch.full((max(pairs) + 1,), -1, dtype=torch.int64)
+    for label, index in pairs.items():
+        table[label] = int(index)
+    return table
+
+
+def _relabelled(tile: Tile, table: Tensor) -> Tile:
+    counted = torch.from_numpy(_mapped(tile.labels[: tile.valid].cpu().numpy(), table))
+    return tile._replace(labels=counted)
+
+
+def _mapped(labels: np.ndarray, table: Tensor) -> np.ndarray:
+    known = (labels >= 0) & (labels < len(table))
+    mapped = np.where(known, table.numpy()[np.where(known, labels, 0)], -1)
+    if (mapped < 0).any():
+        raise DataError(
+            "mapping the labels to the model's classes",
+            found=f"label {labels[mapped < 0][0]} is not in class_map",
+            remedy="Give the model's class index of every label of the data",
+        )
+    return mapped

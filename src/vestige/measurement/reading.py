@@ -1,0 +1,87 @@
+"""What is read off a layer's activation at the moment it is made, so that no map has to be kept.
+
+Shapes: T images of a tile, U neurons (units) of a layer.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vestige.models.layers import Layer
+
+_LANE = 255  # most that a byte can count
+_WORD = 8  # bytes added at once
+
+
+class Reading(NamedTuple):
+    """A layer's activation for some images, reduced."""
+
+    pooled: Tensor
+    """Spatial means (T, U), float32 (float64 where the activation is)."""
+    zeros: Tensor
+    """(U,) int64: how many of the (image, position) are exactly 0."""
+    positions: int
+    """Of one image."""
+
+
+def read(activation: Tensor, layer: Layer, valid: int) -> Reading:
+    """Reduce an activation to what selectivity needs of it.
+
+    Args:
+      activation: inputs along axis 0, neurons along `layer.axis`, positions along the others; not changed.
+      layer: where it was read.
+      valid: so many of the inputs count, the first ones.
+    """
+    counted = activation[:valid]
+    positions = prod(counted.shape[1:]) // layer.units
+    return Reading(spatial_mean(counted, layer.axis), zeros(counted, layer.axis), positions)
+
+
+def spatial_mean(activation: Tensor, axis: int) -> Tensor:
+    """Mean over positions, (T, U), accumulated in float32 at least: torch sums in cascades, to some 1e-7."""
+    wide = torch.float64 if activation.dtype == torch.float64 else torch.float32
+    around = [d for d in range(1, activation.ndim) if d != axis]
+    # Without positions a copy: the network may overwrite the activation later.
+    return activation.mean(around, dtype=wide) if around else activation.to(wide, copy=True)
+
+
+def zeros(activation: Tensor, axis: int) -> Tensor:
+    """How many images and positions of each neuron are exactly 0, (U,) int64.
+
+    Eight flags are added at once, as the bytes of a word: torch's own count of a comparison takes several times
+    as long as the mean, this one less than two.
+    """
+    ordered = _in_memory_order(activation)
+    flags = torch.empty_like(ordered, dtype=torch.bool).copy_(ordered)  # the fastest comparison with 0 on a CPU
+    per_image = prod(ordered.shape[1:])
+    if activation.device.type != "cpu" or per_image % _WORD or not flags.is_contiguous():
+        open_U = flags.sum([d for d in range(ordered.ndim) if d != _axis_in(activation, axis)])
+    else:
+        words = flags.view(len(ordered), per_image).view(torch.int64)
+        open_places = torch.zeros(per_image, dtype=torch.int32)
+        for part in words.split(_LANE):
+            open_places += part.sum(0).view(torch.uint8)
+        places = open_places.view(ordered.shape[1:])
+        open_U = places.sum([d for d in range(places.ndim) if d != _axis_in(activation, axis) - 1])
+    return activation.numel() // activation.shape[axis] - open_U.to(torch.int64)
+
+
+def _in_memory_order(activation: Tensor) -> Tensor:
+    """The same values with channels-last layouts laid out as they lie in memory."""
+    return activation.movedim(1, -1) if _channels_last(activation) else activation
+
+
+def _axis_in(activation: Tensor, axis: int) -> int:
+    """The place of an axis of an activation in what `_in_memory_order` makes of it."""
+    if not _channels_last(activation):
+        return axis
+    return activation.ndim - 1 if axis == 1 else axis - 1
+
+
+def _channels_last(activation: Tensor) -> bool:
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if activation.ndim not in layouts or activation.is_contiguous():
+        return False
+    return activation.is_contiguous(memory_format=layouts[activation.ndim])
