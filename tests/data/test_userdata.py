@@ -101,6 +101,7 @@ negative = Negative()
 empty = Digits(None, n=0)
 number = 7
 pair = (torch.zeros(3, 1, 8, 8), torch.arange(3))
+two_bytes = (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.arange(2))
 tensors = TensorDataset(torch.zeros(12, 1, 8, 8), torch.arange(12) % 3)
 
 def needs(root):
@@ -154,7 +155,7 @@ def test_limit_and_size(file, digits):
 
 
 def test_inputs_that_are_preprocessed_already(file):
-    for name in ("floats", "pair", "tensors"):
+    for name in ("floats", "pair", "tensors", "two_bytes"):
         assert not holds_images(load_data(f"{file}:{name}", "test"))
     assert load_data(f"{file}:floats", "test")[0][0].dtype == torch.float32
 

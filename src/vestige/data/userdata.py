@@ -49,7 +49,7 @@ def holds_images(data: Any) -> bool:
     """Whether `data` is a map-style dataset whose first item holds an image, to be prepared as `DataConfig` says."""
     try:
         item = data[0]
-        return len(item) == 2 and _as_content(item[0]) is not None
+        return isinstance(item, tuple | list) and len(item) == 2 and _as_content(item[0]) is not None
     except UNREADABLE:
         return True  # an image was looked for
     except Exception:

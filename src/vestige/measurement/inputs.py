@@ -5,6 +5,7 @@ Batches are numbered in evaluation order. Several processes share them: process 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,8 @@ def _reading(data: Iterable[Any], numbers: Iterable[int] | None = None) -> Itera
             # A worker's error holds its whole traceback; the last line says what happened.
             reason = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1].strip()
             shown = reason if reason.startswith(type(error).__name__) else f"{type(error).__name__}: {reason}"
+            iterator = None  # its worker processes end now, and not when the traceback's frames are collected
+            clear_frames(error.__traceback__)
             raise DataError(
                 DOING,
                 found=f"reading batch {number} raises {shown}",
