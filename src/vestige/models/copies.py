@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch import nn
 
 from vestige.errors import ModelError
@@ -15,7 +16,8 @@ def measurement_copy(model: nn.Module) -> nn.Module:
     """
     model = unwrapped(model)
     try:
-        copied = copy.deepcopy(model)
+        with torch.no_grad():  # a scripted module's copy would be computed from it
+            copied = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
             f"copying a {type(model).__name__} to measure it",
@@ -24,7 +26,8 @@ def measurement_copy(model: nn.Module) -> nn.Module:
         ) from error
     for parameter in copied.parameters():
         parameter.grad = None
-    return copied.eval().requires_grad_(False)
+        parameter.requires_grad = False
+    return copied.eval()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

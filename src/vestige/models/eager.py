@@ -1,7 +1,8 @@
 """A network observed and edited as it runs: its functions through a torch function mode, its modules by hooks."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,12 +47,12 @@ class Eager:
     traced = False
 
     def __init__(self, model: nn.Module, inputs: Any, *, note: str = "", copy: bool = True):
-        self.module, self.note = measurement_copy(model) if copy else model, note
+        self.module, self.note = _wrapping_scripts(measurement_copy(model) if copy else model), note
         self._run: _Run | None = None
         self._relus_dropped, self._owner = False, self
         for path, module in self.module.named_modules():
-            if path:
-                leaf = is_leaf(module)
+            if path and not isinstance(module, torch.jit.ScriptModule):
+                leaf = is_leaf(module) or isinstance(module, _Scripted)
                 module.register_forward_pre_hook(lambda _, __, path=path, leaf=leaf: self._enter(path, leaf))
                 module.register_forward_hook(self._leave, with_kwargs=True)
         self._look(inputs)
@@ -156,10 +157,10 @@ class Eager:
           ModelError: a ReLU may lie within a scripted module.
         """
         for path, module in self.module.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, _Scripted):
                 raise ModelError(
                     "taking the ReLUs out of a model",
-                    found=f"{path!r} is a scripted module, which may hide one",
+                    found=f"{path or 'the whole'!r} is a scripted module, which may hide one",
                     remedy="Leave the linearity measurement out for this model",
                 )
         anchor = object.__new__(Eager)
@@ -176,11 +177,8 @@ class Eager:
         return self
 
     def _forward(self, inputs: Any, note: "_Note") -> Any:
-        with (
-            self._owner._running(_Run(note, self._relus_dropped)) as run,
-            run,
-            torch.compiler.set_stance("force_eager"),
-        ):
+        run = _Run(note, self._relus_dropped)
+        with self._owner._running(run), run, _uncompiled():
             return call(self.module, inputs)
 
     @contextmanager
@@ -207,6 +205,11 @@ class Eager:
                     remedy=nearest(name, self.nodes),
                 )
         return tuple(dict.fromkeys(nodes))
+
+
+def _uncompiled() -> Any:
+    """What lets compiled parts run as they were written; its import takes seconds, and nothing is compiled without."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 _Note = Callable[[str, Any, Any, Any, Any], Any]
@@ -252,6 +255,30 @@ class _Run(TorchFunctionMode):
         value = self._note(numbered + _RETURNED, _returned, (_first(value),), {}, value)
         self._within = here
         return value
+
+
+class _Scripted(nn.Module):
+    """Has the hooks that a scripted module cannot have."""
+
+    def __init__(self, module: torch.jit.ScriptModule):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+def _wrapping_scripts(model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule):
+        return _Scripted(model)
+    wrapped: dict[nn.Module, _Scripted] = {}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        outermost = isinstance(module, torch.jit.ScriptModule) and not isinstance(
+            model.get_submodule(path.rpartition(".")[0]), torch.jit.ScriptModule | _Scripted
+        )
+        if outermost:
+            model.set_submodule(path, wrapped.setdefault(module, _Scripted(module)))
+    return model
 
 
 def _returned() -> None:

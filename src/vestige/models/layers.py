@@ -228,7 +228,7 @@ def _wanted(seen: Seen, found: Sequence[Layer], wanted: Sequence[str | Layer]) -
     places = {name: place for place, name in enumerate(seen.operations)}
     chosen: dict[str, Layer] = {}
     for item in [wanted] if isinstance(wanted, str | Layer) else wanted:
-        for layer in [_checked(seen, item)] if isinstance(item, Layer) else _named(seen, found, item):
+        for layer in [_checked(seen, found, item)] if isinstance(item, Layer) else _named(seen, found, item):
             chosen.setdefault(layer.name, layer)
     if not chosen:
         raise ModelError(
@@ -265,11 +265,12 @@ def _returned(seen: Seen, found: Sequence[Layer], name: str, node: str) -> Layer
     return _layer(seen, name, stage_of(name, stages(found)), node, "asked for")
 
 
-def _checked(seen: Seen, layer: Layer) -> Layer:
+def _checked(seen: Seen, found: Sequence[Layer], layer: Layer) -> Layer:
     """A layer as it was given, with the number of neurons that its axis has in this network."""
     node = layer.node if layer.node in seen.operations else None
     if node is None:  # listed where the network was looked into in the other way
         paths = {path: name for name, path in seen.network.nodes.items()} | seen.network.modules
+        paths |= {other.name: other.node for other in found}
         node = paths.get(layer.node) or paths.get(layer.name)
     if node is None or node not in seen.operations:
         raise ModelError(

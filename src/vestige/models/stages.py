@@ -41,12 +41,10 @@ def function_stages(
         for group in set(named)
         if all(path.count(".") <= group.count(".") + 1 for path, g in zip(paths, named, strict=True) if g == group)
     }
-    pooled = {group for group in flat if passed.get(group)}
     order = {name: place for place, name in enumerate(operations)}
-    return [
-        f"{group}.{sum(place < order[node] for place in passed[group])}" if group in pooled else group
-        for group, node in zip(named, nodes, strict=True)
-    ]
+    numbers = [sum(place < order[node] for place in passed.get(g, ())) for g, node in zip(named, nodes, strict=True)]
+    parted = {g for g in flat if len({number for number, h in zip(numbers, named, strict=True) if h == g}) > 1}
+    return [f"{g}.{number}" if g in parted else g for g, number in zip(named, numbers, strict=True)]
 
 
 def stage_of(name: str, known: Sequence[str]) -> str:
