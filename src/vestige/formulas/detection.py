@@ -70,7 +70,7 @@ class _Samples(NamedTuple):
     """Activations of u neurons, ascending: of all n images of a half, and of those of each neuron's class."""
 
     all_un: np.ndarray
-    class_uK: np.ndarray  # noqa: N815  # after the class's images: infinity
+    class_uK: np.ndarray  # after the class's images: infinity
     count_u: np.ndarray  # images of the class
 
 
