@@ -1,5 +1,8 @@
 """Images that cannot be read: an error that names the first, or left out, counted and named."""
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -176,11 +179,9 @@ def test_training_with_crops_and_recalibration(folder, kind):
 
 
 def test_streamed_tiles_are_prepared_ahead_and_stop_when_left(folder, monkeypatch):
-    import threading
-
     monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
     images = open_images(f"folder:{folder[0]}", "test", GREY, on_bad_image="skip")
-    running = tiles(images, range(150), GREY, 10)
+    running: Any = tiles(images, range(150), GREY, 10)
     next(running)
     assert any(thread.name.startswith("batches") for thread in threading.enumerate())
     running.close()

@@ -123,9 +123,11 @@ def tiles(
     for k, (part, (views_RCHW, places)) in enumerate(zip(kept, views, strict=True)):
         if not len(places):
             continue
-        filled = np.concatenate([np.arange(len(places)), np.zeros(size - len(places), np.int64)])
-        padded = part[places][filled]
-        inputs = normalise(views_RCHW[torch.from_numpy(filled)], config.mean, config.std)
+        padded = part[places]
+        if (short := size - len(places)) > 0:
+            views_RCHW = torch.cat([views_RCHW, views_RCHW[:1].expand(short, -1, -1, -1)])
+            padded = np.concatenate([padded, np.repeat(padded[:1], short)])
+        inputs = normalise(views_RCHW, config.mean, config.std)
         yield Tile(inputs, torch.from_numpy(images.labels[padded]), len(places), padded, rank + k * world)
 
 
