@@ -9,15 +9,14 @@ in a process of its own; `--only NAME` tries one of them and prints what it foun
 import argparse
 import datetime
 import json
+import multiprocessing
 import platform
 import re
 import resource
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
-SECONDS, BYTES, PARAMETERS = 240, 12 << 30, 120e6
+SECONDS, BYTES, PARAMETERS, SIDE = 240, 16 << 30, 120e6, 64
 SMALL = (
     *(
         "atto",
@@ -44,9 +43,13 @@ def main() -> None:
     parser.add_argument("--only", help="timm:NAME or torchvision:NAME")
     only = parser.parse_args().only
     if only:
-        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         print(json.dumps(tried(only)))
         return
+    import torch
+
+    from vestige.models import listing  # noqa: F401  # imported once, before the processes fork
+
+    torch.set_num_threads(1)
     rows = [attempt(family, models) for family, models in families()]
     Path(__file__).with_name("README.md").write_text(page(rows))
 
@@ -85,23 +88,38 @@ def attempt(family: str, models: list[str]) -> dict:
     """Try the models of a family until one is small enough, in processes of their own."""
     row: dict = {}
     for model in models:
-        command = [sys.executable, __file__, "--only", model]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            last = done.stdout.strip().splitlines()[-1:]
-            row = json.loads(last[0]) if done.returncode == 0 and last else {"problem": problem(done.stderr)}
-        except subprocess.TimeoutExpired:
-            row = {"problem": f"not done in {SECONDS} s"}
-        row |= {"family": family, "model": model.partition(":")[2]}
+        row = in_a_process(model) | {"family": family, "model": model.partition(":")[2]}
         if "problem" not in row:
             break
-    print(row, flush=True)
+    print(json.dumps(row), flush=True)
     return row
 
 
-def problem(stderr: str) -> str:
-    """The last line of what a process said."""
-    return (stderr.strip().splitlines() or ["it ended without a word"])[-1][:300]
+def in_a_process(model: str) -> dict:
+    """What trying a model gave, or the problem; the libraries are imported once, before."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: there.send(limited(model)))
+    process.start()
+    there.close()
+    row = {"problem": f"not done in {SECONDS} s"}
+    if here.poll(SECONDS):
+        try:
+            row = here.recv()
+        except EOFError:
+            row = {"problem": "the process ended without a word"}
+    process.kill()
+    process.join()
+    return row
+
+
+def limited(model: str) -> dict:
+    """What trying a model gave, or the problem, with bounded memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    try:
+        return tried(model)
+    except Exception as error:
+        return {"problem": f"{type(error).__name__}: {error}"[:300]}
 
 
 def tried(name: str) -> dict:
@@ -128,8 +146,7 @@ def tried(name: str) -> dict:
     wrong = [
         layer.name
         for layer in layers
-        if layer.name in hooked
-        and not close(values[layer.node], hooked[layer.name])
+        if (layer.name in hooked and not close(values[layer.node], hooked[layer.name]))
         or values[layer.node].shape[0] != len(inputs)
         or values[layer.node].shape[layer.axis] != layer.units
     ]
@@ -161,16 +178,16 @@ def built(name: str):
         model = timm.create_model(name).eval()
         cfg = model.pretrained_cfg
         channels, size, _ = cfg["input_size"]
-        size = size if cfg.get("fixed_input_size") else min(size, 128)
+        size = size if cfg.get("fixed_input_size") else min(size, SIDE)
     else:
-        model, channels, size = torchvision.models.get_model(name, weights=None).eval(), 3, 128
+        model, channels, size = torchvision.models.get_model(name, weights=None).eval(), 3, SIDE
     if sum(p.numel() for p in model.parameters()) > PARAMETERS:
-        sys.exit("more than 120 million parameters")
+        raise ValueError("more than 120 million parameters")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.abs().max() < 1e-3:
                 parameter.normal_(0, 0.1)
-        for side in (size, 224, 256):
+        for side in (size, 128, 224, 256):
             inputs = torch.randn(2, channels, side, side)
             try:
                 model(inputs)

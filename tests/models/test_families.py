@@ -376,8 +376,31 @@ def test_a_shared_module_under_two_paths_and_the_residual_rule_on_other_function
     model = nn.Sequential(Block(act), Block(act))
     for network in (Graph.trace(model), Eager(model, torch.zeros(1, 4, 3, 3))):
         layers = find_layers(network, torch.zeros(2, 4, 3, 3))
-        assert [x.name for x in layers] == ["0.act_1", "0.act_3"]  # it has the path under which it was first named
+        assert [x.name for x in layers] == ["0", "1"]
+        assert [x.node.replace(".", "_").strip("_") for x in layers] == ["0_act_1", "0_act_3"]  # its first path
         assert {(x.why, x.signed) for x in layers} == {("SiLU after a residual addition", True)}
+
+
+class Attention(nn.Module):
+    """Adds two values before an activation function, but goes on after it."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.a, self.b, self.last, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), act
+
+    def forward(self, x):
+        return self.last(self.act(self.a(x) + self.b(x)))
+
+
+@pytest.mark.parametrize("way", ["traced", "eager"])
+def test_a_sum_within_a_module_makes_no_residual_block(way):
+    def found(act):
+        model, inputs = nn.Sequential(Attention(act), nn.GELU(), nn.Linear(4, 2)), torch.randn(3, 4)
+        network = Graph.trace(model) if way == "traced" else Eager(model, inputs)
+        return [(layer.name, layer.why) for layer in find_layers(network, inputs)]
+
+    assert found(nn.GELU()) == [("0.act", "GELU"), ("1", "GELU")]
+    assert found(nn.ReLU()) == [("0.act", "ReLU after a residual addition")]  # and is not called "0", which it is not
 
 
 def test_layers_print_as_a_table():

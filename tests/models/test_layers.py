@@ -134,7 +134,7 @@ def test_every_layer_has_its_own_name_and_constants_are_no_shortcut():
 
 
 def test_no_activation_function():
-    with pytest.raises(ModelError, match=r"it has no activation function .* neither as a module nor as a function\. Name the modules"):
+    with pytest.raises(ModelError, match=r"it has no activation function .* nor as a function\. Name the modules"):
         find_layers(Graph.trace(nn.Linear(3, 2)), torch.randn(2, 3))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vestige.errors import ConfigError, ModelError, nearest
 from vestige.models.eager import Eager
 from vestige.models.graph import Graph
-from vestige.models.operations import Operation, Record
+from vestige.models.operations import Record
 from vestige.models.seen import Seen
 from vestige.models.stages import block_names, block_stages, function_stages, stage_of
 
@@ -73,9 +73,9 @@ class Layers(tuple[Layer, ...]):
 def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Layer] | None = None) -> Layers:
     """Name the layers of a network.
 
-    The outputs of residual blocks after their last activation function, where it stands after the addition; else
-    every activation function that is no gate. A gate is one whose every way to the output passes a sigmoid (in
-    squeeze-and-excitation); if there were nothing else, gates count.
+    The outputs of residual blocks, where an activation function (a ReLU; another if it ends its module) takes the
+    sum of two values; else every activation function that is no gate. A gate is one whose every way to the output
+    passes a sigmoid (in squeeze-and-excitation); if there were nothing else, gates count.
 
     Args:
       network: traced, or observed as it runs.
@@ -155,10 +155,10 @@ def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
         )
     gates = _gates(seen.record)
     open_ones = [name for name in activations if name not in gates] or activations
-    residual = [name for name in open_ones if _after_addition(seen.operations, name)]
+    residual = [name for name in open_ones if _ends_block(seen, name)]
     chosen = residual or open_ones
     paths = [seen.network.nodes[name] for name in chosen]
-    names = block_names(paths) if residual else paths
+    names = block_names(paths, [seen.block(name) for name in chosen]) if residual else paths
     stages = block_stages(names) if residual else function_stages(paths, chosen, seen.operations, seen.network.nodes)
     ending = " after a residual addition" if residual else ""
     kept = [name for name in chosen if seen.counts_inputs(name)]
@@ -197,11 +197,13 @@ def _or_none(seen: Seen) -> tuple[list[Layer], str]:
         return [], ""
 
 
-def _after_addition(operations: dict[str, Operation], name: str) -> bool:
-    """Whether an activation function's input is the sum of two values of the network."""
-    operation = operations[name]
+def _ends_block(seen: Seen, name: str) -> bool:
+    """Whether an activation function takes the sum of two values; unless it is a ReLU, it must end its module too."""
+    operation = seen.operations[name]
+    if operation.label != "ReLU" and "." in seen.network.nodes[name] and not seen.block(name):
+        return False  # a sum within attention, for one
     while operation.sources:
-        operation = operations[operation.sources[0]]
+        operation = seen.operations[operation.sources[0]]
         if operation.kind != "identity":
             break
     return operation.kind == "add" and operation.variable == 2

@@ -1,5 +1,6 @@
 """What a network does with a few inputs: its operations, shapes, signs and neuron axes."""
 
+import re
 from typing import Any
 
 import torch
@@ -49,6 +50,18 @@ class Seen:
         if operation.kind in _KEEP_SIGN and operation.sources:
             return any(self.signed(source) for source in operation.sources)
         return True
+
+    def block(self, name: str) -> str:
+        """The innermost module, but its own, that returns an operation's value; empty where there is none."""
+        path = self.network.nodes[name]
+        own = {path, re.sub(r"_\d+$", "", path)}
+        modules = self.network.modules.items()
+        return next((p for p, node in modules if p not in own and self._origin(node) == name), "")
+
+    def _origin(self, name: str) -> str:
+        while name in self.operations and self.operations[name].kind == "identity" and self.operations[name].sources:
+            name = self.operations[name].sources[0]
+        return name
 
     def units(self, name: str) -> tuple[int, int]:
         """The neuron axis of a node's value, and its length."""

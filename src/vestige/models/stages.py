@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from vestige.models.operations import Operation
 
 
-def block_names(paths: Sequence[str]) -> list[str]:
-    """The module that each operation stands in; its own path where two stand in one, or it stands in none."""
-    parents = [path.rpartition(".")[0] for path in paths]
-    return [
-        parent if parent and parents.count(parent) == 1 else path for path, parent in zip(paths, parents, strict=True)
-    ]
+def block_names(paths: Sequence[str], blocks: Sequence[str]) -> list[str]:
+    """The block that each operation ends; its own path where it ends none, or not alone."""
+    return [block if block and blocks.count(block) == 1 else path for path, block in zip(paths, blocks, strict=True)]
 
 
 def block_stages(names: Sequence[str]) -> list[str]:
