@@ -95,11 +95,14 @@ def simulate(setting: Setting, seed: int = 0) -> Outcome:
     `Outcome.measures` hold every measure of the layer "mixed"; `Outcome.preferred_right`, by layer with planted
     neurons, where the highest class mean is that of the planted class.
     """
-    p, measures, right = {}, {name: [] for name in MEASURES}, {}
+    p: dict[tuple[int, str], list[np.ndarray]] = {}
+    measures: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    right: dict[str, list[np.ndarray]] = {}
     for number in range(setting.datasets):
         rng = np.random.default_rng([seed, setting.classes, setting.images, number])
         _simulate_one(setting, rng, p, measures, right)
-    return Outcome(setting, *({k: np.array(v) for k, v in found.items()} for found in (p, measures, right)))
+    measured, preferred = ({k: np.array(v) for k, v in found.items()} for found in (measures, right))
+    return Outcome(setting, {k: np.array(v) for k, v in p.items()}, measured, preferred)
 
 
 def _simulate_one(setting: Setting, rng: np.random.Generator, p: dict, measures: dict, right: dict) -> None:
@@ -107,17 +110,20 @@ def _simulate_one(setting: Setting, rng: np.random.Generator, p: dict, measures:
     labels_N = np.arange(n) % classes
     labels_QN = np.stack([labels_N, *(rng.permutation(labels_N) for _ in range(setting.permutations))])
     null_NU, correlated_NU = _firing(rng, n, NULL), _correlated(rng, n)
-    kinds = {effect: _planted(rng, labels_N, classes, PLANTED, effect) for effect in EFFECTS}
+    kinds = {f"effect {effect}": _planted(rng, labels_N, classes, PLANTED, effect) for effect in EFFECTS}
     kinds["strong"] = _planted(rng, labels_N, classes, SELECTIVE, STRONG)
     parts = [null_NU, correlated_NU, *(a_NU for a_NU, _ in kinds.values())]
     csi_QU = csi_of_labellings(torch.from_numpy(np.concatenate(parts, axis=1)), torch.from_numpy(labels_QN), classes)
     null_QU, correlated_QU, *planted_QU = csi_QU.split([part.shape[1] for part in parts], dim=1)
 
     layers = {"mixed": null_QU, "correlated": correlated_QU}
-    layers |= {name: null_QU[:, rates_of("mixed") == rate] for name, rate in LAYERS_OF_ONE_RATE.items()}
+    layers |= {
+        name: null_QU[:, torch.from_numpy(rates_of("mixed") == rate)] for name, rate in LAYERS_OF_ONE_RATE.items()
+    }
     few = np.arange(NULL) % (NULL // 3) < CORRELATED // 3
-    layers["beside selective"] = torch.cat([null_QU[:, few], planted_QU[-1]], dim=1)
-    layers |= {f"effect {e}": torch.cat([null_QU, of_e], dim=1) for e, of_e in zip(EFFECTS, planted_QU, strict=False)}
+    layers["beside selective"] = torch.cat([null_QU[:, torch.from_numpy(few)], planted_QU[-1]], dim=1)
+    layers |= {kind: torch.cat([null_QU, of_it_QU], dim=1) for kind, of_it_QU in zip(kinds, planted_QU, strict=True)}
+    del layers["strong"]
     for permutations in (setting.permutations, 20):
         for layer, index_QU in layers.items():
             p_U = layer_p_values(index_QU[0], index_QU[1 : 1 + permutations])
@@ -126,15 +132,16 @@ def _simulate_one(setting: Setting, rng: np.random.Generator, p: dict, measures:
             p.setdefault((permutations, layer + POOLED), []).append(pooled_U)
     for name, column_U in _measures(null_NU, labels_N, classes, null_QU).items():
         measures[name].append(column_U.numpy())
-    for effect, (a_NU, class_U) in kinds.items():
+    for kind, (a_NU, class_U) in kinds.items():
         sums_CU, _ = _sums(torch.from_numpy(a_NU), torch.from_numpy(labels_N), classes)  # of classes of one size
-        right.setdefault(f"effect {effect}", []).append(sums_CU.argmax(0).numpy() == class_U)
+        right.setdefault(kind, []).append(sums_CU.argmax(0).numpy() == class_U)
 
 
 def _pooled(index_QU: np.ndarray) -> np.ndarray:
     """P-values as they would be without strata, each neuron standardised with its observed value."""
     varies_U = index_QU.std(0) > 1e-12
-    z_QU = scipy.stats.zscore(index_QU[:, varies_U], ddof=1)
+    varying_QU = index_QU[:, varies_U]
+    z_QU = (varying_QU - varying_QU.mean(0)) / varying_QU.std(0, ddof=1)
     pool = np.sort(z_QU[1:], axis=None)
     p_U = np.ones(len(varies_U))
     p_U[varies_U] = (1 + len(pool) - np.searchsorted(pool, z_QU[0] - 1e-9)) / (1 + len(pool))

@@ -79,7 +79,7 @@ def test_expectation_is_that_of_scipys_hypergeometric(images_by_class):
         sum(
             sum(p * n * math.log2(n) for n, p in enumerate(chance) if n)
             for c in images_by_class
-            for chance in [scipy.stats.hypergeom(sum(images_by_class), c, size).pmf(np.arange(size + 1))]
+            for chance in [scipy.stats.hypergeom.pmf(np.arange(size + 1), sum(images_by_class), c, size)]
         )
         for size in sizes
     ]
