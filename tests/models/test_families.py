@@ -361,7 +361,7 @@ def test_tuples_and_modules_called_twice(way):
     torch.testing.assert_close([values[layer.node] for layer in layers], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_shared_module_under_two_paths_and_the_residual_rule_on_other_functions():
+def test_a_module_shared_by_blocks_and_another_function_after_the_sum():
     class Block(nn.Module):
         def __init__(self, act):
             super().__init__()
@@ -372,13 +372,16 @@ def test_a_shared_module_under_two_paths_and_the_residual_rule_on_other_function
             y += x
             return self.act(y)
 
-    act = nn.SiLU(inplace=True)
-    model = nn.Sequential(Block(act), Block(act))
-    for network in (Graph.trace(model), Eager(model, torch.zeros(1, 4, 3, 3))):
-        layers = find_layers(network, torch.zeros(2, 4, 3, 3))
-        assert [x.name for x in layers] == ["0", "1"]
-        assert [x.node.replace(".", "_").strip("_") for x in layers] == ["0_act_1", "0_act_3"]  # its first path
-        assert {(x.why, x.signed) for x in layers} == {("SiLU after a residual addition", True)}
+    for act in (nn.ReLU(inplace=True), nn.SiLU(inplace=True)):
+        model = nn.Sequential(Block(act), Block(act))
+        for network in (Graph.trace(model), Eager(model, torch.zeros(1, 4, 3, 3))):
+            layers = find_layers(network, torch.zeros(2, 4, 3, 3))
+            paths = ["0.act", "0.act_1", "0.act_2", "0.act_3"]  # the path under which it stands first
+            if isinstance(act, nn.ReLU):
+                assert [x.name for x in layers] == ["0", "1"]
+                assert [network.nodes[x.node] for x in layers] == paths[1::2]
+            else:
+                assert [(x.name, x.why, x.signed) for x in layers] == [(path, "SiLU", True) for path in paths]
 
 
 class Attention(nn.Module):

@@ -273,10 +273,8 @@ def _wrapping_scripts(model: nn.Module) -> nn.Module:
         return _Scripted(model)
     wrapped: dict[nn.Module, _Scripted] = {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
-        outermost = isinstance(module, torch.jit.ScriptModule) and not isinstance(
-            model.get_submodule(path.rpartition(".")[0]), torch.jit.ScriptModule | _Scripted
-        )
-        if outermost:
+        parent = model.get_submodule(path.rpartition(".")[0])
+        if isinstance(module, torch.jit.ScriptModule) and not isinstance(parent, torch.jit.ScriptModule | _Scripted):
             model.set_submodule(path, wrapped.setdefault(module, _Scripted(module)))
     return model
 

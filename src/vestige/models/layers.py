@@ -1,7 +1,7 @@
 """Where a network's neurons are, found by rule: residual block outputs after their ReLU, else activation functions."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vestige.errors import ConfigError, ModelError, nearest
 from vestige.models.eager import Eager
 from vestige.models.graph import Graph
-from vestige.models.operations import Record
+from vestige.models.operations import Operation, Record
 from vestige.models.seen import Seen
 from vestige.models.stages import block_names, block_stages, function_stages, stage_of
 
@@ -73,9 +73,9 @@ class Layers(tuple[Layer, ...]):
 def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Layer] | None = None) -> Layers:
     """Name the layers of a network.
 
-    The outputs of residual blocks, where an activation function (a ReLU; another if it ends its module) takes the
-    sum of two values; else every activation function that is no gate. A gate is one whose every way to the output
-    passes a sigmoid (in squeeze-and-excitation); if there were nothing else, gates count.
+    The outputs of residual blocks, where a ReLU takes the sum of two values; else every activation function that is
+    no gate. A gate is one whose every way to the output passes a sigmoid (in squeeze-and-excitation); if there were
+    nothing else, gates count.
 
     Args:
       network: traced, or observed as it runs.
@@ -155,7 +155,7 @@ def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
         )
     gates = _gates(seen.record)
     open_ones = [name for name in activations if name not in gates] or activations
-    residual = [name for name in open_ones if _ends_block(seen, name)]
+    residual = [name for name in open_ones if _adds(seen.operations, name)]
     chosen = residual or open_ones
     paths = [seen.network.nodes[name] for name in chosen]
     names = block_names(paths, [seen.block(name) for name in chosen]) if residual else paths
@@ -197,13 +197,13 @@ def _or_none(seen: Seen) -> tuple[list[Layer], str]:
         return [], ""
 
 
-def _ends_block(seen: Seen, name: str) -> bool:
-    """Whether an activation function takes the sum of two values; unless it is a ReLU, it must end its module too."""
-    operation = seen.operations[name]
-    if operation.label != "ReLU" and "." in seen.network.nodes[name] and not seen.block(name):
-        return False  # a sum within attention, for one
+def _adds(operations: Mapping[str, Operation], name: str) -> bool:
+    """Whether this is a ReLU of the sum of two values of the network."""
+    operation = operations[name]
+    if operation.label != "ReLU":
+        return False  # sums before other functions stand also within attention and in convolutions' branches
     while operation.sources:
-        operation = seen.operations[operation.sources[0]]
+        operation = operations[operation.sources[0]]
         if operation.kind != "identity":
             break
     return operation.kind == "add" and operation.variable == 2
