@@ -191,7 +191,9 @@ def _holding_more(path: Path, error: Exception) -> ModelError:
             found=f"it holds a whole module ({shown}), which would run code to be read, not its tensors alone",
             remedy="Save its weights alone where it is trusted: torch.save(model.state_dict(), NEW)",
         )
-    what = f"it holds {_some(kinds)}" if kinds else _first_line(error)
+    # Before its reason torch advises to run what the file holds.
+    reason = re.search(r"Unpickler error:\s*(.*)", str(error))
+    what = f"it holds {_some(kinds)}" if kinds else (reason[1].strip() if reason else _first_line(error))
     return ModelError(
         f"reading weights {path}",
         found=f"it is damaged, or holds more than tensors and plain values ({what})",

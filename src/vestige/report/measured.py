@@ -141,7 +141,7 @@ def _subject(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("Model", f"{model['name']} ({model['kind']}, {count(model['parameters'], 'parameter')})"),
         ("Weights", model["weights"]),
-        ("Images", f"{data['spec']} ({count(data['images'], 'image')})"),
+        ("Images", f"{data['spec']} ({count(_results(record)[-1]['n'], 'image')} measured)"),
         ("Classes", _classes(data)),
         ("Input", " × ".join(map(str, data["input_shape"])) if data["input_shape"] else "as the data give it"),
         ("Preparation", data["preprocess"]),

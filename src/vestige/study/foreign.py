@@ -199,15 +199,23 @@ class _Measuring:
         self.folder.write_record(record)
         tables = self.folder.tables(record)
         write_measured(self.folder.report, record, tables)
-        entries, said = record["checkpoints"], list(record["notes"])
-        for entry, table in zip(entries, tables, strict=True):
+        outcome.notes = _said(record)
+        for entry, table in zip(record["checkpoints"], tables, strict=True):
             for result in entry["results"]:
-                said += [f"{entry['file']}: {note}" if len(entries) > 1 else note for note in result["notes"]]
                 outcome.lines.append(summary(entry, result, table.filter(protocol=result["protocol"])))
         for file in self.bench.files:
             if file.duplicate_of:
-                said.append(f"{file.name} holds the same weights as {file.duplicate_of}: measured once.")
-        outcome.notes = list(dict.fromkeys(said))
+                outcome.notes.append(f"{file.name} holds the same weights as {file.duplicate_of}: measured once.")
+
+
+def _said(record: dict[str, Any]) -> list[str]:
+    """Every note once; one that does not hold of all files, with the names of those it holds of."""
+    said: dict[str, list[str]] = {}
+    for entry in record["checkpoints"]:
+        for note in dict.fromkeys(note for result in entry["results"] for note in result["notes"]):
+            said.setdefault(note, []).append(entry["file"])
+    every = len(record["checkpoints"])
+    return record["notes"] + [note if len(of) == every else f"{', '.join(of)}: {note}" for note, of in said.items()]
 
 
 def _in_order(entries: dict[str, dict[str, Any]], chosen: list[WeightFile]) -> list[dict[str, Any]]:

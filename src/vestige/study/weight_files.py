@@ -107,7 +107,7 @@ def step_numbers(content: Mapping[str, Any]) -> dict[str, int]:
             number = float(value)  # pyright: ignore[reportArgumentType] (None and tensors of many raise)
         except (TypeError, ValueError, RuntimeError):
             continue
-        if not isinstance(value, str | bool) and number >= 0 and number == int(number):
+        if not isinstance(value, str | bool) and number >= 0 and number.is_integer():
             found[key] = int(number)
     return found
 
@@ -136,7 +136,9 @@ def _with_steps(files: Sequence[WeightFile]) -> tuple[list[WeightFile], str]:
     """Steps from the first source that tells different weights apart: mixing units would put them out of order."""
     good = [file for file in files if file.error is None]
     for key in STEP_KEYS:
-        if good and all(key in file.numbers for file in good) and _tell_apart(good, lambda f, key=key: f.numbers[key]):
+        # A copy without numbers is no reason to doubt those of its original.
+        unknown = {file.hash for file in good} - {file.hash for file in good if key in file.numbers}
+        if good and not unknown and _tell_apart(good, lambda f, key=key: f.numbers.get(key)):
             return [_at(file, file.numbers.get(key)) for file in files], key
     if any(number_in(file.name) is not None for file in good) and _tell_apart(good, lambda f: number_in(f.name)):
         return [_at(file, number_in(file.name) if file.error is None else None) for file in files], FILE_NAME
