@@ -112,6 +112,17 @@ def test_names_are_the_same_at_each_forward_and_after_one_that_failed(branching)
     assert before[:3] == ["first", "first (returned)", "relu"]
 
 
+@torch.no_grad()
+def test_modules_alone_are_seen_as_they_are_among_functions(branching):
+    model, inputs, network = branching
+    modules = ["first", "relu", "second", "relu_1", "relu_1 (returned)", "third"]
+    alone = network.capturing(modules)(inputs)[1]
+    among = network.capturing([*modules, "tanh"])(inputs)[1]
+    assert list(alone) == modules
+    torch.testing.assert_close(alone, {name: among[name] for name in modules}, rtol=0, atol=0)
+    torch.testing.assert_close(alone["relu_1"], model.by_hand(inputs)["relu_1"])
+
+
 def overwritten_later(kind):
     class Later(nn.Module):
         def __init__(self):

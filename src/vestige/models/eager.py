@@ -1,5 +1,6 @@
 """A network observed and edited as it runs: its functions through a torch function mode, its modules by hooks."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -48,13 +49,15 @@ class Eager:
 
     def __init__(self, model: nn.Module, inputs: Any, *, note: str = "", copy: bool = True):
         self.module, self.note = _wrapping_scripts(measurement_copy(model) if copy else model), note
-        self._run: _Run | None = None
+        self._run: _Run | _CallsOfModules | None = None
+        self._calls: dict[str, tuple[str, int]] = {}
         self._relus_dropped, self._owner = False, self
         for path, module in self.module.named_modules():
             if path and not isinstance(module, torch.jit.ScriptModule):
                 leaf = is_leaf(module) or isinstance(module, _Scripted)
                 module.register_forward_pre_hook(lambda _, __, path=path, leaf=leaf: self._enter(path, leaf))
-                module.register_forward_hook(self._leave, with_kwargs=True)
+                leave = functools.partial(self._leave, path)
+                module.register_forward_hook(leave, with_kwargs=True)
         self._look(inputs)
 
     def _look(self, inputs: Any) -> None:
@@ -99,7 +102,7 @@ class Eager:
                     read[name] = readers[name](_first(value))
                 return value
 
-            output = self._forward(inputs, note)
+            output = self._forward(inputs, note, names)
             _check_reached(names, read)
             return output, {name: read[name] for name in names}
 
@@ -176,25 +179,31 @@ class Eager:
             self.module.to(memory_format=memory_format)
         return self
 
-    def _forward(self, inputs: Any, note: "_Note") -> Any:
-        run = _Run(note, self._relus_dropped)
+    def _forward(self, inputs: Any, note: "_Note", only: Sequence[str] | None = None) -> Any:
+        calls = self._calls
+        if only is not None and not self._relus_dropped and all(name in calls for name in only):
+            run = _CallsOfModules(note, [(calls[name], name) for name in only])  # no function need be looked at
+        else:
+            run = _Run(note, self._relus_dropped)
         with self._owner._running(run), run, _uncompiled():
             return call(self.module, inputs)
 
     @contextmanager
-    def _running(self, run: "_Run") -> Iterator[None]:
+    def _running(self, run: "_Run | _CallsOfModules") -> Iterator[None]:
         self._run = run
         try:
             yield
         finally:
             self._run = None
+            if isinstance(run, _Run) and not self._calls:
+                self._calls = run.calls
 
     def _enter(self, path: str, leaf: bool) -> None:
         if self._run is not None:
             self._run.enter(path, leaf)
 
-    def _leave(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
-        return value if self._run is None else self._run.leave(module, args, kwargs, value)
+    def _leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        return value if self._run is None else self._run.leave(path, module, args, kwargs, value)
 
     def _known(self, nodes: Sequence[str]) -> tuple[str, ...]:
         for name in nodes:
@@ -224,6 +233,8 @@ class _Run(TorchFunctionMode):
         self._note, self._drop_relus = note, drop_relus
         self._names, self._module_names = Names(), Names()
         self._within: list[tuple[str, str, bool]] = [("", "", False)]  # path, numbered path, whether a leaf
+        self._count: dict[str, int] = {}
+        self.calls: dict[str, tuple[str, int]] = {}  # for each node that is a module's, which call of the module
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -244,16 +255,42 @@ class _Run(TorchFunctionMode):
         else:
             self._within.append(("", "", True))
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
-        path, numbered, leaf = self._within.pop()
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        _, numbered, leaf = self._within.pop()
+        call = (path, self._count.get(path, 0))
+        self._count[path] = call[1] + 1
         if self._within[-1][2] or next(tensors(value), None) is None:
             return value
         here = self._within
         self._within = [("", "", True)]  # what is done in noting is none of the network's
         if leaf:
-            value = self._note(self._names.give(path), module, args, kwargs, value)
+            name = self._names.give(path)
+            self.calls[name] = call
+            value = self._note(name, module, args, kwargs, value)
+        self.calls[numbered + _RETURNED] = call
         value = self._note(numbered + _RETURNED, _returned, (_first(value),), {}, value)
         self._within = here
+        return value
+
+
+class _CallsOfModules(nullcontext):
+    """One forward of which some calls of modules are noted, by path and number, and nothing else."""
+
+    def __init__(self, note: _Note, wanted: Sequence[tuple[tuple[str, int], str]]):
+        super().__init__()
+        self._note, self._wanted = note, wanted
+        self._paths = {path for (path, _), _ in wanted}
+        self._count: dict[str, int] = {}
+
+    def enter(self, path: str, leaf: bool) -> None:
+        """Nothing is done before a call."""
+
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        number = self._count.get(path, 0)
+        self._count[path] = number + 1
+        for call_of_module, name in self._wanted if path in self._paths else ():
+            if call_of_module == (path, number):
+                value = self._note(name, module, args, kwargs, value)
         return value
 
 
