@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vestige.errors import ModelError, nearest
 from vestige.models.copies import measurement_copy
-from vestige.models.operations import Names, Record, call, first_line, function_name, kind_of, tensors
+from vestige.models.operations import Record, call, first_line, kind_of, tensors
+from vestige.models.running import RETURNED, CallsOfModules, Note, Run, Scripted, wrapping_scripts
 from vestige.models.tracing import is_leaf
 
 Edit = Callable[[Tensor], Tensor]
 Readers = Mapping[str, Callable[[Tensor], Any]]
-_RETURNED = " (returned)"
 
 
 class Eager:
@@ -48,13 +47,13 @@ class Eager:
     traced = False
 
     def __init__(self, model: nn.Module, inputs: Any, *, note: str = "", copy: bool = True):
-        self.module, self.note = _wrapping_scripts(measurement_copy(model) if copy else model), note
-        self._run: _Run | _CallsOfModules | None = None
+        self.module, self.note = wrapping_scripts(measurement_copy(model) if copy else model), note
+        self._run: Run | CallsOfModules | None = None
         self._calls: dict[str, tuple[str, int]] = {}
         self._relus_dropped, self._owner = False, self
         for path, module in self.module.named_modules():
             if path and not isinstance(module, torch.jit.ScriptModule):
-                leaf = is_leaf(module) or isinstance(module, _Scripted)
+                leaf = is_leaf(module) or isinstance(module, Scripted)
                 module.register_forward_pre_hook(lambda _, __, path=path, leaf=leaf: self._enter(path, leaf))
                 leave = functools.partial(self._leave, path)
                 module.register_forward_hook(leave, with_kwargs=True)
@@ -71,8 +70,8 @@ class Eager:
                 remedy="Check the inputs' channels and size against what the model was made for",
             ) from error
         self.relus = tuple(name for name, operation in found.items() if operation.label == "ReLU")
-        self.nodes = {name: name.removesuffix(_RETURNED) for name in found}
-        self.modules = {path: name for name, path in self.nodes.items() if name.endswith(_RETURNED)}
+        self.nodes = {name: name.removesuffix(RETURNED) for name in found}
+        self.modules = {path: name for name, path in self.nodes.items() if name.endswith(RETURNED)}
 
     def record(self, inputs: Any) -> Record:
         """What a forward of some inputs does, operation after operation."""
@@ -160,7 +159,7 @@ class Eager:
           ModelError: a ReLU may lie within a scripted module.
         """
         for path, module in self.module.named_modules():
-            if isinstance(module, _Scripted):
+            if isinstance(module, Scripted):
                 raise ModelError(
                     "taking the ReLUs out of a model",
                     found=f"{path or 'the whole'!r} is a scripted module, which may hide one",
@@ -179,23 +178,23 @@ class Eager:
             self.module.to(memory_format=memory_format)
         return self
 
-    def _forward(self, inputs: Any, note: "_Note", only: Sequence[str] | None = None) -> Any:
+    def _forward(self, inputs: Any, note: Note, only: Sequence[str] | None = None) -> Any:
         calls = self._calls
         if only is not None and not self._relus_dropped and all(name in calls for name in only):
-            run = _CallsOfModules(note, [(calls[name], name) for name in only])  # no function need be looked at
+            run = CallsOfModules(note, [(calls[name], name) for name in only])  # no function need be looked at
         else:
-            run = _Run(note, self._relus_dropped)
+            run = Run(note, self._relus_dropped)
         with self._owner._running(run), run, _uncompiled():
             return call(self.module, inputs)
 
     @contextmanager
-    def _running(self, run: "_Run | _CallsOfModules") -> Iterator[None]:
+    def _running(self, run: Run | CallsOfModules) -> Iterator[None]:
         self._run = run
         try:
             yield
         finally:
             self._run = None
-            if isinstance(run, _Run) and not self._calls:
+            if isinstance(run, Run) and not self._calls:
                 self._calls = run.calls
 
     def _enter(self, path: str, leaf: bool) -> None:
@@ -219,111 +218,6 @@ class Eager:
 def _uncompiled() -> Any:
     """What lets compiled parts run as they were written; its import takes seconds, and nothing is compiled without."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-_Note = Callable[[str, Any, Any, Any, Any], Any]
-"""Called with name, target, arguments, keyword arguments and value of an operation; gives the value to go on with."""
-
-
-class _Run(TorchFunctionMode):
-    """One forward: where it is, and what the next operation is called."""
-
-    def __init__(self, note: _Note, drop_relus: bool):
-        super().__init__()
-        self._note, self._drop_relus = note, drop_relus
-        self._names, self._module_names = Names(), Names()
-        self._within: list[tuple[str, str, bool]] = [("", "", False)]  # path, numbered path, whether a leaf
-        self._count: dict[str, int] = {}
-        self.calls: dict[str, tuple[str, int]] = {}  # for each node that is a module's, which call of the module
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self._drop_relus and kind_of(func)[1] == "ReLU":
-            value = _passed_on(func, args, kwargs)
-        else:
-            value = func(*args, **kwargs)
-        path, _, leaf = self._within[-1]
-        if leaf or next(tensors(value), None) is None:
-            return value
-        name = self._names.give(f"{path}.{function_name(func)}".lstrip("."))
-        return self._note(name, func, args, kwargs, value)
-
-    def enter(self, path: str, leaf: bool) -> None:
-        inside = leaf or self._within[-1][2]
-        if not self._within[-1][2]:
-            self._within.append((path, self._module_names.give(path), inside))
-        else:
-            self._within.append(("", "", True))
-
-    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
-        _, numbered, leaf = self._within.pop()
-        call = (path, self._count.get(path, 0))
-        self._count[path] = call[1] + 1
-        if self._within[-1][2] or next(tensors(value), None) is None:
-            return value
-        here = self._within
-        self._within = [("", "", True)]  # what is done in noting is none of the network's
-        if leaf:
-            name = self._names.give(path)
-            self.calls[name] = call
-            value = self._note(name, module, args, kwargs, value)
-        self.calls[numbered + _RETURNED] = call
-        value = self._note(numbered + _RETURNED, _returned, (_first(value),), {}, value)
-        self._within = here
-        return value
-
-
-class _CallsOfModules(nullcontext):
-    """One forward of which some calls of modules are noted, by path and number, and nothing else."""
-
-    def __init__(self, note: _Note, wanted: Sequence[tuple[tuple[str, int], str]]):
-        super().__init__()
-        self._note, self._wanted = note, wanted
-        self._paths = {path for (path, _), _ in wanted}
-        self._count: dict[str, int] = {}
-
-    def enter(self, path: str, leaf: bool) -> None:
-        """Nothing is done before a call."""
-
-    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
-        number = self._count.get(path, 0)
-        self._count[path] = number + 1
-        for call_of_module, name in self._wanted if path in self._paths else ():
-            if call_of_module == (path, number):
-                value = self._note(name, module, args, kwargs, value)
-        return value
-
-
-class _Scripted(nn.Module):
-    """Has the hooks that a scripted module cannot have."""
-
-    def __init__(self, module: torch.jit.ScriptModule):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-
-def _wrapping_scripts(model: nn.Module) -> nn.Module:
-    if isinstance(model, torch.jit.ScriptModule):
-        return _Scripted(model)
-    wrapped: dict[nn.Module, _Scripted] = {}
-    for path, module in list(model.named_modules(remove_duplicate=False)):
-        parent = model.get_submodule(path.rpartition(".")[0])
-        if isinstance(module, torch.jit.ScriptModule) and not isinstance(parent, torch.jit.ScriptModule | _Scripted):
-            model.set_submodule(path, wrapped.setdefault(module, _Scripted(module)))
-    return model
-
-
-def _returned() -> None:
-    """Stands for what a module returns."""
-
-
-def _passed_on(func: Callable, args: Any, kwargs: Any) -> Tensor:
-    value = next(tensors((args, kwargs)))
-    in_place = function_name(func).endswith("_") or kwargs.get("inplace") is True or True in args[1:]
-    return value if in_place else value.clone()
 
 
 def _first(value: Any) -> Tensor:
