@@ -1,6 +1,8 @@
 """`vestige measure --model ...` as a user meets it: tables, a page, and one clear message for what cannot be."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import polars as pl
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, write_checkpoints, write_images
@@ -414,3 +417,32 @@ def test_help_of_measure_names_the_options(vestige):
     assert done.returncode == 0
     for option in ("--model", "--weights", "--checkpoints", "--class-map", "--on-bad-image", "STUDY"):
         assert option in done.stdout
+
+
+PAGE = Path(__file__).parents[1] / "docs/how-to/measure-your-model.md"
+COMMANDS = [
+    " ".join(block.replace("\\\n", " ").split())
+    for block in re.findall(r"```(?:bash|shell)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+]
+
+
+def test_the_how_to_has_commands():
+    assert len(COMMANDS) >= 6
+    assert all(command.startswith(("vestige measure --model", "torchrun")) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_how_to_do_what_they_say(measure, home: Path, command: str):
+    """With the files that the page speaks of, the network being small and fewer permutations being made."""
+    words = shlex.split(command.split("vestige measure ")[1])
+    (home / "my_model.py").write_text(MODEL)
+    (home / "my_data.py").write_text(DATA)
+    shutil.copytree(home / "images", home / "val")
+    safetensors.torch.save_file(last_model().state_dict(), home / "weights.safetensors")
+    (home / "classes.json").write_text(json.dumps({f"digit {c}": c + 2 for c in range(10)}))
+    (home / "checkpoints").symlink_to(home / "ck")
+    resnet = torchvision.models.resnet18(num_classes=1000)
+    torch.save({"state_dict": resnet.state_dict()}, home / "resnet18.pth")
+    done = measure(*words, "--threads", "1", "--limit" if "my_data.py:batches" not in words else "--batch-size", "40")
+    assert done.returncode == 0, done.stderr
+    assert "report: " in done.stdout

@@ -209,7 +209,9 @@ def _lacking(tables: Sequence[tuple[str, pl.DataFrame]]) -> tuple[str, ...]:
         if dead := int(table["dead"].sum()):
             is_are = "is" if dead == 1 else "are"
             lines.append(f"{count(dead, 'neuron')} that never fire{'s' if dead == 1 else ''} {is_are} not drawn{of}.")
-        if not _has(table, "csi_null_q95"):
+        if not any(_has(_alive(table), column) for column in MEASURES):
+            lines.append(f"No neuron that fires has a value{of}: every one is missing (NaN).")
+        elif not _has(table, "csi_null_q95"):
             lines.append(f"There is no band without signal{of}: no permutations were made.")
     return tuple(lines)
 

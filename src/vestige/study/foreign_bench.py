@@ -13,6 +13,8 @@ import torch
 from vestige.config import ModelConfig
 from vestige.measurement.measuring import measure
 from vestige.measurement.selectivity import SelectivityResult
+from vestige.models.layers import find_layers
+from vestige.models.observing import observe
 from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash
 from vestige.runs.tables import SCHEMA_VERSIONS
@@ -66,6 +68,9 @@ class Bench:
         width = logit_width(subject.model, inputs.sample())
         check_classes(width, in_data, asked=request.classes, mapped=request.class_map is not None)
         subject = Subject(subject.model, subject.name, width)
+        if request.layers:  # seen now, so that it is not said again of every file
+            sample = inputs.sample()
+            find_layers(observe(subject.model, sample), sample, request.layers)
         mapping = class_map_of(request, inputs, width)
         return cls(request, device, inputs, training, subject, mapping, tuple(files))
 
