@@ -1,6 +1,6 @@
 """What measuring selectivity costs beside a plain evaluation of the same model on the same inputs.
 
-    python bench/selectivity.py [--pairs 15] [--only resnet18|resnet50]
+    python bench/selectivity.py [--pairs 15] [--only resnet18|resnet50] [--full-pairs 3]
 
 Set before Python starts, as for training (glibc gives large tensors back at every forward otherwise):
 THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
@@ -8,10 +8,14 @@ MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=PASSIVE
 """
 
 import argparse
+import resource
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -19,9 +23,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from pairing import alternate, setting
 from vestige.data.loader import Tile
-from vestige.measurement.keeping import Place
+from vestige.measurement.keeping import Place, keeping
 from vestige.measurement.network import Network
-from vestige.measurement.selectivity import measure_selectivity
+from vestige.measurement.per_image import per_image_columns
+from vestige.measurement.reading import Reading
+from vestige.measurement.selectivity import measure_selectivity, permuted_labels
+from vestige.measurement.sharing import Group
+from vestige.measurement.sums import columns
+from vestige.measurement.sweep import Sweep
 
 INPUTS, PERMUTATIONS = 10_000, 100
 STREAMED, KEPT = Place(0.0, None), Place(1.0, None)
@@ -55,7 +64,7 @@ def tiles(batches: list[tuple[Tensor, Tensor]]) -> Iterator[Tile]:
         yield Tile(inputs, labels.cpu(), len(labels), labels.cpu().numpy())
 
 
-def bench(name: str, pairs: int) -> None:
+def bench(name: str, pairs: int, full_pairs: int) -> None:
     make, pixels, classes, batch, count = MODELS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -66,25 +75,99 @@ def bench(name: str, pairs: int) -> None:
     ]
     network = Network.prepare(model, batches[0][0][:2])
     neurons = sum(layer.units for layer in network.layers)
-    print(f"\n{name} at {pixels} px, {neurons:,} neurons, {count} batches of {batch} a timing")
+    print(f"\n{name} at {pixels} px, {neurons:,} neurons; a timing: {count} batches of {batch}")
 
     def streamed() -> None:
         measure_selectivity(network, tiles(batches), permutations=0, place=STREAMED)
 
     ratio = alternate(lambda: evaluate(model, batches), streamed, pairs)
-    print(f"  streamed (csi, csi_cv, eta2, closed ...) / plain evaluation: {ratio}", flush=True)
+    print(f"  streamed csi, csi_cv, eta2 (and closed, sparsity ...) / plain evaluation: {ratio}", flush=True)
     again = alternate(lambda: evaluate(model, batches), lambda: evaluate(model, batches), pairs)
     print(f"  plain evaluation / itself (what the method cannot tell apart): {again}", flush=True)
+    plain = ratio.a_seconds * INPUTS / (batch * count)
+    seconds = columns_seconds(network)
+    print(
+        f"  everything on, {INPUTS:,} inputs, {PERMUTATIONS} permutations: the columns take {seconds:.1f} s once all "
+        f"is seen, {seconds / plain:.3f} of the {plain:.0f} s of a plain evaluation (scaled up from the timings): "
+        f"{ratio.median + seconds / plain:.3f}x together [{ratio.low + seconds / plain:.3f}, "
+        f"{ratio.high + seconds / plain:.3f}]",
+        flush=True,
+    )
+    if full_pairs:
+        many = batches * (INPUTS // (batch * count) + 1)
+        direct = alternate(
+            lambda: evaluate(model, many),
+            lambda: measure_selectivity(network, tiles(many), permutations=PERMUTATIONS, place=KEPT),
+            full_pairs,
+            warm_up=0,
+        )
+        print(f"  the same, {len(many) * batch:,} inputs straight through: {direct}", flush=True)
+
+
+def columns_seconds(network: Network) -> float:
+    """What is computed of the pooled activations of all inputs, its median of three; their values are made up."""
+    generator = torch.Generator().manual_seed(0)
+    labels_N = torch.arange(INPUTS) % network.classes
+    sizes = {layer.name: layer.units for layer in network.layers}
+    seconds = []
+    for _ in range(3):
+        with keeping(KEPT, sizes) as kept:
+            sweep = Sweep(network, dict.fromkeys(sizes, False), KEPT, kept, None, Group())
+            half_N = sweep.counts.take(labels_N)
+            for name, units in sizes.items():
+                a_NU = torch.randn(INPUTS, units, generator=generator).relu()
+                zeros_U = (a_NU == 0).sum(0)
+                kept.add(name, sweep.sums[name].add(Reading(a_NU, zeros_U, 1), labels_N, half_N, rectify=False))
+            sweep.kept_labels, sweep.kept_halves, sweep.order = labels_N, half_N, None
+            began = time.perf_counter()
+            null_PN = permuted_labels(labels_N, PERMUTATIONS)
+            for layer in network.layers:
+                csi_U = columns(sweep.sums[layer.name], sweep.counts, "corrected")["csi"]
+                per_image_columns(sweep, layer, 0, csi_U, null_PN, "corrected", signed=False)
+            seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[1]
+
+
+def memory() -> None:
+    """Peak memory of a streamed measurement of two numbers of inputs, each in a process of its own."""
+    print("\npeak memory, streamed (resnet18 at 32 px, 20 permutations of known labels), a process each:")
+    for inputs in (2_000, 20_000):
+        done = subprocess.run(
+            [sys.executable, __file__, "--peak", str(inputs)], capture_output=True, text=True, check=True
+        )
+        print(f"  {inputs:>6,} inputs: {int(done.stdout.split()[-1]) / 1024:,.0f} MiB", flush=True)
+
+
+def peak(inputs: int) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10)
+    labels = np.arange(inputs) % 10
+
+    def made() -> Iterator[Tile]:
+        for start in range(0, inputs, 100):
+            places = np.arange(start, start + 100)
+            yield Tile(torch.randn(100, 3, 32, 32), torch.from_numpy(labels[places]), 100, places)
+
+    network = Network.prepare(model, torch.randn(2, 3, 32, 32))
+    place = Place(min(1.0, 1_000 / inputs), None)  # the sample has one size, whatever the number of inputs
+    measure_selectivity(network, made(), permutations=20, place=place, labels=labels)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only", choices=MODELS)
+    parser.add_argument("--full-pairs", type=int, default=0, help="alternations with all 10,000 inputs: minutes each")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        peak(options.peak)
+        return
     print(setting())
     for name in [options.only] if options.only else MODELS:
-        bench(name, options.pairs)
+        bench(name, options.pairs, options.full_pairs)
+    memory()
 
 
 if __name__ == "__main__":

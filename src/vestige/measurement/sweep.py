@@ -38,6 +38,8 @@ class Sweep:
       sums: by layer name.
       null_sums: sums under each permutation, (P, C, U), by layer name.
       null_counts: images of each class under each permutation, (P, C).
+      kept_labels, kept_halves: of the images that are kept, in evaluation order.
+      order: of the kept rows, where several processes have them; else None.
       loss, top1, top5, n: of the network; top5 None where there are five classes or fewer.
     """
 
@@ -127,9 +129,9 @@ class Sweep:
     def kept(self, layer: Layer, owner: int) -> Tensor | None:
         """Activations of the images that were kept, of all processes, at one of them: (N, U) in evaluation order."""
         rows = self._group.rows_at(owner, self._kept.take(layer.name))
-        if rows is None or self._order is None:
+        if rows is None or self.order is None:
             return rows
-        return rows[self._order]
+        return rows[self.order]
 
     def _read(self, layer: Layer, activation: Tensor) -> Reading:
         return read(activation, layer, self._valid)
@@ -195,5 +197,5 @@ class Sweep:
             for own in (self._kept_places, self._kept_labels, self._kept_halves)
         )
         order = places.argsort()
-        self._order = None if self._group.world == 1 else order
+        self.order = None if self._group.world == 1 else order
         self.kept_labels, self.kept_halves = labels[order], halves[order]
