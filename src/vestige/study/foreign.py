@@ -66,7 +66,7 @@ def measure_foreign(request: Request, *, verify: bool = False, show: bool = True
                 raise SystemExit(2) from None
             raise
         if problem := from_first(problem):
-            raise problem
+            raise problem if first else SystemExit(2)
         with folder.alone() if first else nullcontext():
             return _Measuring(bench, folder, first, verify).run(show=show and first)
 
