@@ -59,7 +59,8 @@ def write_report(
 def render(source: Source, figures: tuple[Figure, ...]) -> str:
     """The page as HTML, everything it needs within it."""
     shown = cards(source.claims)
-    return environment().get_template("page.html.j2").render(
+    template = environment().get_template("page.html.j2")
+    return template.render(
         study=source.study,
         facts=_facts(source),
         cards=shown,
