@@ -186,6 +186,8 @@ def _selectivity(condition: str, seed: int, step: int, rng: np.random.Generator)
         "eta2_adj": np.full(count, 0.1), "sparsity": np.full(count, 0.5), "closed": np.clip(0.3 + 0.05 * depth + rng.normal(0, 0.02, count), 0, 1),
         "p_value": np.full(count, 0.01), "preferred_class": np.arange(count) % CLASSES, "second_class": (np.arange(count) + 1) % CLASSES,
         "mu_max": csi, "mu_rest": csi / 2, "mean": csi, "dead": np.arange(count) == 5,
+        "selective": csi > 0.2, "auroc": np.full(count, 0.7), "informedness": np.full(count, 0.3), "precision_at_k": np.full(count, 0.4),
+        "k": np.full(count, 20), "mutual_information": np.full(count, 0.2), "rectify": ["none"] * count, "mode": ["exact"] * count,
     }  # fmt: skip
     rows |= {name: rows[name] for name in SCHEMAS["selectivity"] if name in rows}
     return conform(pl.DataFrame(rows), "selectivity", **_identity(condition, seed, step))
