@@ -73,8 +73,8 @@ class Layers(tuple[Layer, ...]):
 def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Layer] | None = None) -> Layers:
     """Name the layers of a network.
 
-    The outputs of residual blocks, where a ReLU takes the sum of two values; else every activation function that is
-    no gate. A gate is one whose every way to the output passes a sigmoid (in squeeze-and-excitation); if there were
+    The outputs of residual blocks, where ReLUs of the sum of two values end them; else every activation function that
+    is no gate. A gate is one whose every way to the output passes a sigmoid (in squeeze-and-excitation); if there were
     nothing else, gates count.
 
     Args:
@@ -155,7 +155,7 @@ def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
         )
     gates = _gates(seen.record)
     open_ones = [name for name in activations if name not in gates] or activations
-    residual = [name for name in open_ones if _adds(seen.operations, name)]
+    residual = _residual(seen, open_ones)
     chosen = residual or open_ones
     paths = [seen.network.nodes[name] for name in chosen]
     names = block_names(paths, [seen.block(name) for name in chosen]) if residual else paths
@@ -195,6 +195,13 @@ def _or_none(seen: Seen) -> tuple[list[Layer], str]:
         return _by_rule(seen)
     except ModelError:
         return [], ""
+
+
+def _residual(seen: Seen, names: Sequence[str]) -> list[str]:
+    """The ReLUs of sums, if one of them ends its module: sums stand also before a block, or within attention."""
+    found = [name for name in names if _adds(seen.operations, name)]
+    ending = any("." not in seen.network.nodes[name] or seen.block(name) for name in found)
+    return found if ending else []
 
 
 def _adds(operations: Mapping[str, Operation], name: str) -> bool:
