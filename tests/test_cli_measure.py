@@ -20,8 +20,8 @@ from torch import nn
 
 from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, write_checkpoints, write_images
 from vestige import cli
+from vestige.foreign import bench as foreign_bench
 from vestige.models.zoo import ResNet
-from vestige.study import foreign_bench
 
 torch.set_num_threads(1)
 QUICK = ("--permutations", "10", "--threads", "1", "--device", "cpu")

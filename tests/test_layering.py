@@ -17,6 +17,7 @@ LAYERS = [
     {"training", "measurement", "claims"},
     {"report"},
     {"study"},
+    {"foreign"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

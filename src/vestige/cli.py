@@ -269,8 +269,8 @@ def _measure(command: Measure, settings: list[tuple[str, Any]]) -> int:
     _refuse(settings, Measure)
     if command.data is None:
         raise ConfigError(doing, found="--model without --data", remedy="Give images: --data folder:PATH")
-    from vestige.study.foreign import measure_foreign
-    from vestige.study.request import Request
+    from vestige.foreign.measuring import measure_foreign
+    from vestige.foreign.request import Request
 
     options = {f.name: getattr(command, f.name) for f in fields(Request)}
     outcome = measure_foreign(Request(**options), verify=command.verify)

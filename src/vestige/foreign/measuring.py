@@ -10,15 +10,15 @@ import torch
 
 from vestige.config import ComputeConfig
 from vestige.errors import VestigeError
+from vestige.foreign.bench import Bench
+from vestige.foreign.counting import Counting, counting
+from vestige.foreign.folder import MeasuredFolder, labels
+from vestige.foreign.notes import summary
+from vestige.foreign.processes import from_first, joined, of_all, own_device, world
+from vestige.foreign.record import record_of, result_of
+from vestige.foreign.request import Request, checked
+from vestige.foreign.weight_files import WeightFile
 from vestige.runs.tables import conform
-from vestige.study.counting_images import Counting, counting
-from vestige.study.foreign_bench import Bench
-from vestige.study.foreign_notes import summary
-from vestige.study.foreign_record import record_of, result_of
-from vestige.study.measured_folder import MeasuredFolder, labels
-from vestige.study.processes import from_first, joined, of_all, own_device, world
-from vestige.study.request import Request, checked
-from vestige.study.weight_files import WeightFile
 from vestige.training.runtime import session
 
 

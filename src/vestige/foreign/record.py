@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige.errors import VestigeError
+from vestige.foreign.bench import Bench
+from vestige.foreign.data import names_by_model_class
+from vestige.foreign.notes import at_chance, batch_norm_words
+from vestige.foreign.request import Request
+from vestige.foreign.weight_files import WeightFile, step_source
 from vestige.measurement.selectivity import SelectivityResult
 from vestige.runs.manifest import provenance
-from vestige.study.foreign_bench import Bench
-from vestige.study.foreign_data import names_by_model_class
-from vestige.study.foreign_notes import at_chance, batch_norm_words
-from vestige.study.request import Request
-from vestige.study.weight_files import WeightFile, step_source
 
 
 def record_of(bench: Bench, entries: Sequence[Mapping[str, Any]], errors: Sequence[VestigeError]) -> dict[str, Any]:

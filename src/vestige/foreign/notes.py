@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from vestige.foreign.data import Inputs
+from vestige.foreign.subject import Subject
 from vestige.measurement.selectivity import SelectivityResult
-from vestige.study.foreign_data import Inputs
-from vestige.study.foreign_model import Subject
 
 SIGNIFICANCE = 0.05
 

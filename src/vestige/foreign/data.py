@@ -16,9 +16,9 @@ from vestige.data.labels import class_names
 from vestige.data.presets import caveat, parse_preprocess
 from vestige.data.transforms import normalise
 from vestige.data.userdata import holds_images, load_data
-from vestige.errors import ConfigError
+from vestige.errors import ConfigError, DataError
+from vestige.foreign.request import Request
 from vestige.measurement.inputs import batches
-from vestige.study.request import Request
 
 SPLITS = {"data": "test", "training_data": "train"}
 
@@ -60,7 +60,10 @@ class Inputs:
         """A batch of one input or a few, as the model takes it."""
         if self._of_images:
             images, config = self.data
-            return normalise(images.images([0]), config.mean, config.std)
+            readable = next((views for i in range(len(images)) if len(views := images.readable([i])[0])), None)
+            if readable is None:
+                raise DataError(f"reading {images.name}", found="no image in it can be read", remedy="Give images")
+            return normalise(readable, config.mean, config.std)
         return next(iter(batches(self.data, batch_size=1))).inputs
 
     def said(self) -> str:

@@ -11,6 +11,10 @@ import polars as pl
 import torch
 
 from vestige.config import ModelConfig
+from vestige.foreign.data import Inputs, class_map_of, open_inputs
+from vestige.foreign.request import Request
+from vestige.foreign.subject import Subject, build_subject, check_classes, logit_width
+from vestige.foreign.weight_files import WeightFile, list_weight_files, scan
 from vestige.measurement.measuring import measure
 from vestige.measurement.selectivity import SelectivityResult
 from vestige.models.layers import find_layers
@@ -19,10 +23,6 @@ from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash
 from vestige.runs.tables import SCHEMA_VERSIONS
 from vestige.study.facts import identify_model
-from vestige.study.foreign_data import Inputs, class_map_of, open_inputs
-from vestige.study.foreign_model import Subject, build_subject, check_classes, logit_width
-from vestige.study.request import Request
-from vestige.study.weight_files import WeightFile, list_weight_files, scan
 
 KEYED = ("vestige", "torch", "torchvision", "timm", "numpy")
 """Versions that can change a number."""

@@ -11,14 +11,12 @@ import torch
 from scipy.stats import binomtest
 
 from vestige.errors import ConfigError, ModelError, StoreError
-from vestige.models.weights import load_weights
-from vestige.runs.manifest import Artifact
-from vestige.study.counting_images import Counting, counting
-from vestige.study.foreign_model import build_subject, check_classes, logit_width
-from vestige.study.foreign_notes import at_chance
-from vestige.study.measured_folder import KIND, VERSION, MeasuredFolder, labels
-from vestige.study.request import CHOICES, Request, checked
-from vestige.study.weight_files import (
+from vestige.foreign.counting import Counting, counting
+from vestige.foreign.folder import KIND, VERSION, MeasuredFolder, labels
+from vestige.foreign.notes import at_chance
+from vestige.foreign.request import CHOICES, Request, checked
+from vestige.foreign.subject import build_subject, check_classes, logit_width
+from vestige.foreign.weight_files import (
     list_weight_files,
     natural,
     number_in,
@@ -26,6 +24,8 @@ from vestige.study.weight_files import (
     step_numbers,
     step_source,
 )
+from vestige.models.weights import load_weights
+from vestige.runs.manifest import Artifact
 
 torch.set_num_threads(1)
 
