@@ -33,7 +33,7 @@ from vestige.measurement.sums import columns
 from vestige.measurement.sweep import Sweep
 
 INPUTS, PERMUTATIONS = 10_000, 100
-STREAMED, KEPT = Place(0.0, None), Place(1.0, None)
+STREAMED, KEPT = Place(0.0), Place(1.0)
 
 
 def resnet18() -> nn.Module:
@@ -149,7 +149,7 @@ def peak(inputs: int) -> None:
             yield Tile(torch.randn(100, 3, 32, 32), torch.from_numpy(labels[places]), 100, places)
 
     network = Network.prepare(model, torch.randn(2, 3, 32, 32))
-    place = Place(min(1.0, 1_000 / inputs), None)  # the sample has one size, whatever the number of inputs
+    place = Place(min(1.0, 1_000 / inputs))  # the sample has one size, whatever the number of inputs
     measure_selectivity(network, made(), permutations=20, place=place, labels=labels)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

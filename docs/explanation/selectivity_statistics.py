@@ -21,7 +21,7 @@ import torch
 
 from vestige.formulas.detection import cross_validated_detection
 from vestige.formulas.information import mutual_information
-from vestige.formulas.null import csi_of_labellings
+from vestige.formulas.null import labellings
 from vestige.formulas.selectivity import (
     adjusted_eta2,
     cross_validated_csi,
@@ -113,7 +113,7 @@ def _simulate_one(setting: Setting, rng: np.random.Generator, p: dict, measures:
     kinds = {f"effect {effect}": _planted(rng, labels_N, classes, PLANTED, effect) for effect in EFFECTS}
     kinds["strong"] = _planted(rng, labels_N, classes, SELECTIVE, STRONG)
     parts = [null_NU, correlated_NU, *(a_NU for a_NU, _ in kinds.values())]
-    csi_QU = csi_of_labellings(torch.from_numpy(np.concatenate(parts, axis=1)), torch.from_numpy(labels_QN), classes)
+    csi_QU = labellings(torch.from_numpy(labels_QN), classes).csi(torch.from_numpy(np.concatenate(parts, axis=1)))
     null_QU, correlated_QU, *planted_QU = csi_QU.split([part.shape[1] for part in parts], dim=1)
 
     layers = {"mixed": null_QU, "correlated": correlated_QU}

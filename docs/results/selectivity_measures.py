@@ -45,20 +45,22 @@ def main(study_folder: str, target: str, command: str) -> None:
     seeds = sorted(rows["seed"].unique())
     stages = rows["stage"].unique(maintain_order=True).to_list()
     draw(rows, seeds, Path(target) / "selectivity-measures.png")
-    peak = peak_of({seed: curve for seed, curve in selectivity_curves(rows).items()})
+    peak = peak_of(selectivity_curves(rows))
     end = int(rows["step"].max())  # pyright: ignore[reportArgumentType]
     config = study.config
     parts = [
         "# Does selectivity recede by every measure?",
         f"`{config.model.name}` of width {config.model.width}, {plan.facts.train_images} training images of CIFAR-10, "
-        f"{config.recipe.epochs} epochs ({plan.total_steps} steps), {len(seeds)} seeds, no intervention; measured on "
-        f"{rows['n'][0]} test images with recomputed batch-norm statistics. Trained and measured by\n```\n{command}\n```",
+        f"{config.recipe.epochs} epochs ({plan.total_steps} steps), {len(seeds)} seeds, no intervention; "
+        f"measured on {rows['n'][0]} test images with recomputed batch-norm statistics. Trained and measured by\n"
+        f"```\n{command}\n```",
         "This page is written by `docs/results/selectivity_measures.py` from the study's tables.",
         "![Ten measures of selectivity through training](selectivity-measures.png)",
-        "## Rise and recession\nMeans over living neurons, then over the layers. The peak t* of a seed is where the mean "
-        "of the *other* seeds is highest, so that it is not chosen for its own noise. Intervals: 95%, paired t over "
-        "seeds. *recedes*: the interval of value(t*) - value(end) lies above 0; *keeps rising*: t* is the end in every "
-        "seed; *does not recede*: the interval lies within a tenth of the rise around 0; else *undecided*.",
+        "## In short\n" + summary(rows, peak, end),
+        "## Rise and recession\nMeans over living neurons, then over the layers. The peak t* of a seed is where the "
+        "mean of the *other* seeds is highest, so that it is not chosen for its own noise. Intervals: 95%, paired t over "
+        "seeds. *recedes*: the interval of value(t*) - value(end) lies above 0; *keeps rising*: t* is the end in "
+        "every seed; *does not recede*: the interval lies within a tenth of the rise around 0; else *undecided*.",
         *(f"### {scope[0].upper()}{scope[1:]}\n{recession(rows, scope)}" for scope in (INNER, *stages)),
         f"## Do they agree on which neurons are selective?\nSpearman correlation over the neurons of a layer, Fisher-z "
         f"averaged over the layers outside the last stage, mean over seeds. At step {peak}, where csi_cv peaks:",
@@ -72,9 +74,21 @@ def main(study_folder: str, target: str, command: str) -> None:
     write_text(Path(target) / "selectivity-measures.md", "\n\n".join(parts) + "\n")
 
 
-def scoped(rows: pl.DataFrame, scope: str) -> pl.DataFrame:
-    """The rows of a stage, or of all layers for the mean outside the last."""
-    return rows if scope == INNER else rows.filter(pl.col("stage") == scope)
+def summary(rows: pl.DataFrame, peak: int, end: int) -> str:
+    """What the tables below say, in three sentences."""
+    lost = {
+        measure: fall.estimate / rise.estimate
+        for measure in MEASURES
+        for _, _, _, rise, fall in [moves(rows, INNER, measure)]
+    }
+    sparsity = {name: correlations(rows, step)["csi"]["sparsity"] for name, step in (("peak", peak), ("end", end))}
+    return (
+        f"By the index selectivity recedes: outside the last stage csi loses {lost['csi']:.0%} of what it rose by, csi_cv "
+        f"{lost['csi_cv']:.0%}. What neurons tell about the class hardly does: eta2_adj loses {lost['eta2_adj']:.0%} of its "
+        f"rise, mutual information {lost['mutual_information']:.0%}, held-out AUROC {lost['auroc']:.0%}. What goes away is "
+        f"sparsity ({lost['sparsity']:.0%}: it ends below where it began), which the index follows from neuron to neuron "
+        f"(Spearman {sparsity['peak']:.2f} at the peak, {sparsity['end']:.2f} at the end) and the others do not."
+    )
 
 
 def curves_of(rows: pl.DataFrame, scope: str, measure: str) -> Mapping[int, Mapping[int, float]]:
@@ -98,22 +112,27 @@ def peak_of(curves: Mapping[int, Mapping[int, float]]) -> int:
     return max(steps, key=lambda step: (np.mean([curve[step] for curve in curves.values()]), -step))
 
 
+def moves(rows: pl.DataFrame, scope: str, measure: str):
+    """Curves by seed, the peak of each seed, the last step, and intervals of the rise to it and the fall from it."""
+    curves = curves_of(rows, scope, measure)
+    end = max(next(iter(curves.values())))
+    peaks = {seed: peak_of({other: curves[other] for other in curves if other != seed}) for seed in sorted(curves)}
+    rise = paired_t([curves[seed][step] - curves[seed][0] for seed, step in peaks.items()])
+    fall = paired_t([curves[seed][step] - curves[seed][end] for seed, step in peaks.items()])
+    return curves, peaks, end, rise, fall
+
+
 def recession(rows: pl.DataFrame, scope: str) -> str:
     """A row a measure."""
     lines = []
     for measure, what in MEASURES.items():
-        curves = curves_of(rows, scope, measure)
-        seeds = sorted(curves)
-        end = max(curves[seeds[0]])
-        peaks = {seed: peak_of({other: curves[other] for other in seeds if other != seed}) for seed in seeds}
-        start_values = [curves[seed][0] for seed in seeds]
-        rise = paired_t([curves[seed][peaks[seed]] - curves[seed][0] for seed in seeds])
-        fall = paired_t([curves[seed][peaks[seed]] - curves[seed][end] for seed in seeds])
+        curves, peaks, end, rise, fall = moves(rows, scope, measure)
+        seeds = list(peaks)
         kept = f"{fall.estimate / rise.estimate:.0%}" if rise.low > 0 else "-"
         lines.append(
             (
                 f"{measure}: {what}",
-                f"{np.mean(start_values):.3f}",
+                f"{np.mean([curves[seed][0] for seed in seeds]):.3f}",
                 f"{np.mean([curves[seed][peaks[seed]] for seed in seeds]):.3f}",
                 ", ".join(str(step) for step in sorted(set(peaks.values()))),
                 f"{np.mean([curves[seed][end] for seed in seeds]):.3f}",
@@ -137,7 +156,17 @@ def said(at_end: bool, rise, fall) -> str:
 
 
 def agreement(rows: pl.DataFrame, step: int) -> str:
-    """Rank correlations of the measures over neurons."""
+    """Rank correlations of the measures over neurons, the lower triangle."""
+    r = correlations(rows, step)
+    lines = [
+        (name, *("" if j > i else "1" if i == j else f"{r[name][other]:.2f}" for j, other in enumerate(CORRELATED)))
+        for i, name in enumerate(CORRELATED)
+    ]
+    return table(("", *CORRELATED), lines)
+
+
+def correlations(rows: pl.DataFrame, step: int) -> dict[str, dict[str, float]]:
+    """Spearman's, Fisher-z averaged over layers outside the last stage and over seeds."""
     here = rows.filter((pl.col("step") == step) & ~pl.col("dead"))
     here = here.filter(pl.col("stage") != here["stage"][-1])
     sums, count = np.zeros((len(CORRELATED), len(CORRELATED))), 0
@@ -148,11 +177,7 @@ def agreement(rows: pl.DataFrame, step: int) -> str:
             sums += np.arctanh(np.clip(r, -0.9999, 0.9999))
             count += 1
     mean = np.tanh(sums / count)
-    lines = [
-        (name, *("" if j > i else "1" if i == j else f"{mean[i, j]:.2f}" for j in range(len(CORRELATED))))
-        for i, name in enumerate(CORRELATED)
-    ]
-    return table(("", *CORRELATED), lines)
+    return {name: dict(zip(CORRELATED, row, strict=True)) for name, row in zip(CORRELATED, mean.tolist(), strict=True)}
 
 
 def flagged(rows: pl.DataFrame, stages: Sequence[str]) -> str:

@@ -44,9 +44,9 @@ def test_agrees_with_the_formulas_on_all_images_at_once(batches):
 
 
 def test_halves_are_alternate_images_of_a_class(batches):
-    activations, labels = batches[0]
-    whole = metric_of([(activations, labels)]).compute()["csi_cv/b"]
-    a_NU, half = activations["b"].double(), torch.zeros_like(labels)
+    whole = metric_of(batches).compute()["csi_cv/b"]
+    a_NU, labels = (torch.cat(parts) for parts in zip(*((a["b"].double(), y) for a, y in batches), strict=True))
+    half = torch.zeros_like(labels)
     for c in range(C):
         half[(labels == c).nonzero()[1::2, 0]] = 1
     means = [formulas.class_means(a_NU[half == h], labels[half == h], C) for h in (0, 1)]
@@ -93,3 +93,23 @@ def test_batches_that_make_no_sense(n, labels, message):
     with pytest.raises(DataError) as error:
         vestige.ClassSelectivity(num_classes=C).update(torch.rand(n, 4), torch.tensor(labels))
     assert str(error.value) == message
+
+
+def test_metrics_that_add_up_other_numbers_are_not_merged(batches):
+    signed = [
+        ({"a": activations["a"] - 0.5 * (number > 0)}, labels) for number, (activations, labels) in enumerate(batches)
+    ]
+    metrics = MetricCollection({f"{r}": vestige.ClassSelectivity(num_classes=C, rectify=r) for r in (False, True)})
+    for activations, labels in signed:  # the first batch looks the same to both
+        metrics.update(activations, labels)
+    alone = {r: metric_of(signed, rectify=r).compute()["csi"].item() for r in (False, True)}
+    found = {r: metrics[str(r)].compute()["csi"].item() for r in (False, True)}
+    assert found == pytest.approx(alone)
+    assert alone[False] != pytest.approx(alone[True])
+
+
+def test_labels_of_any_whole_dtype():
+    a_TU = torch.rand(6, 4)
+    labels = torch.arange(6) % C
+    expected = metric_of([(a_TU, labels)]).compute()["csi"]
+    assert metric_of([(a_TU, labels.int())]).compute()["csi"] == expected

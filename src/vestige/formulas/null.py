@@ -3,64 +3,76 @@
 Shapes: N images, U neurons (units), C classes, P permutations of the labels.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from vestige.errors import DataError
 from vestige.formulas.chunks import over_neurons
-from vestige.formulas.selectivity import EPSILON
+from vestige.formulas.selectivity import EPSILON, require_two
 
 _WIDTH = 32  # neurons at a time: their activations for 10,000 images stay in a core's cache
 _BLOCK = 16_000  # class sums of a neuron at a time
 
 
-def csi_of_labellings(activations_NU: Tensor, labels_PN: Tensor, classes: int, *, from_sums: bool = False) -> Tensor:
-    """The class selectivity index of every neuron under every one of several labellings of the same images.
+@dataclass(frozen=True)
+class Labellings:
+    """Several labellings of the same images, made ready once for all layers; see `labellings`."""
 
-    The images of a class are added in their order and in float64, so a neuron's values have the same bits
-    whatever neurons stand beside it, and those of two labellings that differ in nothing that matters to it
-    are equal. Pass the true labels as one row: its values compare exactly with the permuted ones.
+    members: tuple[sparse.csr_array, ...]
+    divisor_C: np.ndarray
+    number: int
+
+    def csi(self, activations_NU: Tensor) -> Tensor:
+        """The class selectivity index of every neuron under every labelling.
+
+        The images of a class are added in their order and in float64, so a neuron's values have the same bits
+        whatever neurons stand beside it, and those of two labellings that differ in nothing that matters to it
+        are equal. Pass the true labels as one row: its values compare exactly with the permuted ones.
+
+        Args:
+          activations_NU: floating point.
+
+        Returns:
+          csi_PU, float64.
+        """
+
+        def indices(a_Nu: np.ndarray, _: slice) -> np.ndarray:
+            # Padded to one width: the order of numpy's additions can depend on the shape.
+            padded_Nu = np.zeros((len(a_Nu), _WIDTH))
+            padded_Nu[:, : a_Nu.shape[1]] = a_Nu
+            csi_Pu = np.concatenate([_index(block @ padded_Nu, self.divisor_C) for block in self.members])
+            return csi_Pu[:, : a_Nu.shape[1]]
+
+        if not self.number:
+            return torch.empty(0, activations_NU.shape[1], dtype=torch.float64)
+        return torch.from_numpy(np.concatenate(over_neurons(indices, activations_NU, _WIDTH), axis=1))
+
+
+def labellings(labels_PN: Tensor, classes: int, *, from_sums: bool = False) -> Labellings:
+    """Make several labellings of the same images ready.
 
     Args:
-      activations_NU: floating point.
       labels_PN: int64, 0..classes-1; every row a permutation of the first.
       classes: C.
       from_sums: the index of class sums, `selectivity.csi_from_sums`, in which a class without an image
         counts as a sum of 0, and not of class means, `selectivity.csi`, in which it is left out.
 
-    Returns:
-      csi_PU, float64.
-
     Raises:
       DataError: fewer than two classes have images.
     """
     if not len(labels_PN):
-        return torch.empty(0, activations_NU.shape[1], dtype=torch.float64)
+        return Labellings((), np.ones(classes), 0)
     counts_C = np.bincount(labels_PN[0].numpy(), minlength=classes)
     assert all(np.array_equal(np.bincount(row_N, minlength=classes), counts_C) for row_N in labels_PN.numpy())
-    present = int((counts_C > 0).sum())
-    if present < 2:
-        raise DataError(
-            "computing class selectivity",
-            found=f"{present} of {classes} classes {'has' if present == 1 else 'have'} images",
-            remedy="Give images of at least two classes",
-        )
+    require_two(torch.from_numpy(counts_C > 0))
     if not from_sums:
-        _, labels = torch.unique(labels_PN, return_inverse=True)
-        labels_PN, counts_C = labels, counts_C[counts_C > 0]
+        _, labels_PN = torch.unique(labels_PN, return_inverse=True)
+        counts_C = counts_C[counts_C > 0]
     divisor_C = np.ones(len(counts_C)) if from_sums else counts_C.astype(np.float64)
-    members = _members(labels_PN.numpy(), counts_C)
-
-    def indices(a_Nu: np.ndarray, _: slice) -> np.ndarray:
-        # Padded to one width: the order of numpy's additions can depend on the shape.
-        padded_Nu = np.zeros((len(a_Nu), _WIDTH))
-        padded_Nu[:, : a_Nu.shape[1]] = a_Nu
-        csi_Pu = np.concatenate([_index((block @ padded_Nu), divisor_C) for block in members])
-        return csi_Pu[:, : a_Nu.shape[1]]
-
-    return torch.from_numpy(np.concatenate(over_neurons(indices, activations_NU, _WIDTH), axis=1))
+    return Labellings(tuple(_members(labels_PN.numpy(), counts_C)), divisor_C, len(labels_PN))
 
 
 def _members(labels_PN: np.ndarray, counts_C: np.ndarray) -> list[sparse.csr_array]:

@@ -291,18 +291,19 @@ def selective(flags_U: Tensor, csi_cv_U: Tensor, initial_csi_cv_U: Tensor | None
 def in_both_halves(means_a_CU: Tensor, means_b_CU: Tensor) -> Tensor:
     """Which classes have images in both halves, (C,); a DataError where fewer than two have."""
     present_C = _present(means_a_CU) & _present(means_b_CU)
-    _require_two(present_C)
+    require_two(present_C)
     return present_C
 
 
 def _present(class_means_CU: Tensor) -> Tensor:
     """Which classes have images."""
     present_C = ~class_means_CU.isnan().all(1)
-    _require_two(present_C)
+    require_two(present_C)
     return present_C
 
 
-def _require_two(present_C: Tensor) -> None:
+def require_two(present_C: Tensor) -> None:
+    """A DataError where fewer than two classes have images."""
     present = int(present_C.sum())
     if present < 2:
         raise DataError(

@@ -3,8 +3,10 @@
 Batches are numbered in evaluation order. Several processes share them: process r of w gets whole batches r, r + w, ...
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from traceback import clear_frames
 from typing import Any
 
@@ -45,6 +47,12 @@ class Feed:
     _open: Callable[[], Iterator[Tile]] = field(repr=False)
     _skipped: Callable[[], list[str]] = field(default=list, repr=False)
     _opened: bool = field(default=False, repr=False)
+    _labels_seen: Any = field(default_factory=hashlib.sha256, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Of the labels of all batches that this process has read, its own or not: where each reads all, they agree."""
+        return self._labels_seen.hexdigest()
 
     @property
     def skipped(self) -> list[str]:
@@ -116,7 +124,7 @@ def batches(
         )
     elif isinstance(data, Dataset):
         feed = _of_dataset(data, batch_size, workers, share, labelled)
-    elif _is_pair(data, labelled) or (isinstance(data, Tensor | np.ndarray) and not labelled):
+    elif is_pair(data, labelled) or (isinstance(data, Tensor | np.ndarray) and not labelled):
         feed = _of_pair(data, batch_size, share, labelled)
     elif isinstance(data, str | bytes | ImageSet | Tensor | np.ndarray | dict):
         remedy = "Give (images, config)" if isinstance(data, ImageSet) else f"Give {KINDS}"
@@ -175,7 +183,7 @@ def _of_loader(loader: DataLoader, share: tuple[int, int], labelled: bool) -> Fe
     check_not_shared(loader)
     name = f"DataLoader of {_called(loader.dataset)}"
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
-        return Feed(name, None, None, False, (), lambda: _kept(loader, share, labelled, name))
+        return _of_iterable(loader, share, labelled, name)
     lists, notes = fixed_order(loader)
     labels, length = None, None
     if lists is not None:
@@ -188,19 +196,22 @@ def _of_loader(loader: DataLoader, share: tuple[int, int], labelled: bool) -> Fe
     return Feed(name, lists.length, labels, False, notes, lambda: _listed(own, lists, share, labelled))
 
 
-def _of_iterable(data: Iterable[Any], share: tuple[int, int], labelled: bool) -> Feed:
-    name, once = type(data).__name__, isinstance(data, Iterator)
-    length = 0 if isinstance(data, tuple | list) and not data else None
-    return Feed(name, length, None, once, (), lambda: _kept(data, share, labelled, name))
+def _of_iterable(data: Iterable[Any], share: tuple[int, int], labelled: bool, name: str = "") -> Feed:
+    name, once = name or type(data).__name__, isinstance(data, Iterator)
+    length, seen = 0 if isinstance(data, tuple | list) and not data else None, hashlib.sha256()
+    read = partial(_kept, data, share, labelled, name, seen)
+    return Feed(name, length, None, once, (), read, _labels_seen=seen)
 
 
-def _kept(data: Iterable[Any], share: tuple[int, int], labelled: bool, name: str) -> Iterator[Tile]:
-    """All batches are read, and one's own kept."""
+def _kept(data: Iterable[Any], share: tuple[int, int], labelled: bool, name: str, seen: Any = None) -> Iterator[Tile]:
+    """All batches are read, their labels hashed, and one's own kept."""
     start = number = 0
     for batch in _reading(data):
         inputs, labels = as_pair(batch, f"batch {number}", labelled=labelled)
         if not len(labels):
             continue
+        if seen is not None:
+            seen.update(labels.numpy().tobytes())
         if number % share[1] == share[0]:
             yield Tile(inputs, labels, len(labels), np.arange(start, start + len(labels)), number)
         start, number = start + len(labels), number + 1
@@ -279,7 +290,7 @@ def _labels(dataset: Any, order: np.ndarray, collate: Callable[[list[Any]], Any]
     return labels[order]
 
 
-def _is_pair(data: Any, labelled: bool) -> bool:
+def is_pair(data: Any, labelled: bool) -> bool:
     """Whether it is (inputs, labels) of all inputs, and not a collection of two batches."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False

@@ -5,7 +5,7 @@ Shapes: N images, T of a tile, U neurons (units) of a layer.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -34,11 +34,11 @@ class Place:
 
     Attributes:
       share: of the images: 1 for all of them; less for a random sample; 0 for none.
-      held: bytes in memory beyond which they go to files; None: never.
+      held: bytes in memory beyond which they go to files; infinity: never.
     """
 
     share: float
-    held: float | None
+    held: float = inf
 
     @property
     def exact(self) -> bool:
@@ -70,9 +70,9 @@ def choose_place(keep: Keep, images: int | None, bytes_per_image: int, *, sample
             remedy=nearest(keep, get_args(Keep)),
         )
     if keep == "nothing":
-        return Place(min(1.0, sample / images) if images else 0.0, None)
+        return Place(min(1.0, sample / images) if images else 0.0)
     if keep == "memory":
-        return Place(1.0, None)
+        return Place(1.0)
     if keep == "disk":
         return Place(1.0, SPILL_BYTES)
     held = free_memory() / 2
@@ -111,65 +111,58 @@ def _left_to_group() -> int | float:
 
 @dataclass
 class Kept:
-    """Rows of pooled activations by layer name, in the order in which they were added.
+    """Rows of pooled activations of all neurons, in the order in which they were added.
 
     Attributes:
-      units: number of neurons by layer name.
-      folder: for files.
-      limit: bytes in memory beyond which rows go to files.
+      file: for what does not fit in memory.
+      limit: bytes in memory beyond which rows go to the file.
     """
 
-    units: Mapping[str, int]
-    folder: Path
+    file: Path
     limit: float
-    _rows: dict[str, list[Tensor]] = field(default_factory=dict)
+    _rows: list[Tensor] = field(default_factory=list)
     _bytes: int = 0
 
-    def add(self, name: str, a_TU: Tensor) -> None:
-        """Keep the activations of some images in a layer."""
-        self._rows.setdefault(name, []).append(a_TU)
+    def add(self, a_TU: Tensor) -> None:
+        """Keep the activations of some images."""
+        self._rows.append(a_TU)
         self._bytes += a_TU.numel() * a_TU.element_size()
         if self._bytes > self.limit:
-            self._spill()
+            self._write()
+            self.limit = min(self.limit, SPILL_BYTES)  # once it is too much, little is gathered before each writing
 
-    def take(self, name: str) -> Tensor:
-        """All rows of a layer, (N, U); they are not kept any longer."""
-        rows = self._rows.pop(name, [])
-        path = self._file(name)
-        if not path.exists():
-            return torch.cat(rows) if rows else torch.empty(0, self.units[name])
-        if rows:
-            self._write(name, rows)
-        # Private: nothing that is made of it can change the file, which goes away with the folder.
-        stored = np.memmap(path, dtype=_KINDS[self._dtype], mode="c").reshape(-1, self.units[name])
-        return torch.from_numpy(stored)
+    def of(self, neurons: slice, units: int) -> Tensor:
+        """All rows of some neurons out of `units`, (N, U)."""
+        if not self.file.exists():
+            return (
+                torch.cat([a_TU[:, neurons] for a_TU in self._rows])
+                if self._rows
+                else torch.empty(0, units)[:, neurons]
+            )
+        if self._rows:
+            self._write()
+        # Private: nothing that is made of it can change the file, which goes away with its folder.
+        stored = np.memmap(self.file, dtype=_KINDS[self._dtype], mode="c").reshape(-1, units)
+        return torch.from_numpy(np.ascontiguousarray(stored[:, neurons]))
 
-    def _spill(self) -> None:
-        self.limit = min(self.limit, SPILL_BYTES)  # once it is too much, little is gathered before each writing
-        for name, rows in self._rows.items():
-            self._write(name, rows)
-        self._rows.clear()
-        self._bytes = 0
-
-    def _write(self, name: str, rows: list[Tensor]) -> None:
-        self._dtype = rows[0].dtype
+    def _write(self) -> None:
+        self._dtype = self._rows[0].dtype
         try:
-            with self._file(name).open("ab") as file:
-                for a_TU in rows:
+            with self.file.open("ab") as file:
+                for a_TU in self._rows:
                     file.write(a_TU.contiguous().numpy().data)
         except OSError as error:
             raise DataError(
                 "keeping pooled activations",
-                found=f"they do not fit on the disk at {self.folder} ({error.strerror})",
+                found=f"they do not fit on the disk at {self.file.parent} ({error.strerror})",
                 remedy="Set TMPDIR to a folder on a larger disk, or stream them with keep='nothing'",
             ) from error
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{list(self.units).index(name)}.rows"
+        self._rows.clear()
+        self._bytes = 0
 
 
 @contextmanager
-def keeping(place: Place, units: Mapping[str, int]) -> Iterator[Kept]:
-    """Room for pooled activations; its files are gone afterwards."""
+def keeping(place: Place) -> Iterator[Kept]:
+    """Room for pooled activations; its file is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="vestige-") as folder:
-        yield Kept(units, Path(folder), inf if place.held is None else place.held)
+        yield Kept(Path(folder) / "activations", place.held)

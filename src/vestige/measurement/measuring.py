@@ -23,8 +23,8 @@ from vestige.config import Protocol
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, ModelError, nearest
 from vestige.measurement.inputs import batches
-from vestige.measurement.keeping import SAMPLE, Keep, choose_place
-from vestige.measurement.network import Dtype, Network
+from vestige.measurement.keeping import SAMPLE, Keep, Place, choose_place
+from vestige.measurement.network import Dtype, Network, moved, pattern
 from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
 from vestige.measurement.selectivity import Rectify, SelectivityResult, csi_cv_by_layer, measure_selectivity
 from vestige.measurement.sharing import Group
@@ -77,7 +77,8 @@ def measure(
         or "nothing" (streamed: memory does not grow with N; those measures come from a random sample); "auto" chooses.
       sample: images in that random sample, about.
       device: to measure on; None: where the model is.
-      dtype: "bfloat16": under autocast, its deviation from float32 on the first batch among the notes.
+      dtype: that weights and inputs are given, whatever the model has; "bfloat16": float32 under autocast, its
+        deviation from float32 on the first batch among the notes.
       batch_size: inputs a forward, where `data` does not come in batches.
       workers: processes that read a Dataset.
       class_map: the model's class index of each label of the data, where they differ.
@@ -95,25 +96,22 @@ def measure(
     References:
       Morcos et al. (2018), On the importance of single directions for generalization.
     """
+    _check(dtype=dtype, batch_norm=batch_norm, permutations=permutations, sample=sample, batch_size=batch_size)
     group = Group.here()
     feed = batches(data, batch_size=batch_size, workers=workers, share=(group.rank, group.world))
     first, tiles = _looked_into(feed, group)
-    small = tree_map(lambda value: value[:2], first)
     own, notes = _prepared(model, device, dtype), list(feed.notes)
     notes += _set_batch_norm(own, protocol, batch_norm, training_data, batch_size)
-    network = Network.prepare(own, small, layers, dtype=dtype)
-    layers_note = getattr(network.layers, "note", "")
-    notes += [note for note in (network.graph.note, layers_note, *_deviation(network, first)) if note]
-    place = choose_place(keep, feed.length, 4 * sum(layer.units for layer in network.layers), sample=sample)
-    if permutations is None:
-        permutations = EXACT_PERMUTATIONS if place.exact else STREAMED_PERMUTATIONS
+    network = Network.prepare(own, tree_map(lambda value: value[:2], first), layers, dtype=dtype)
+    notes += [note for note in (network.graph.note, getattr(network.layers, "note", "")) if note]
+    notes += _deviation(network, first)
+    width = (8 if dtype == "float64" else 4) * sum(layer.units for layer in network.layers)
+    # Free memory differs between processes, and they must do the same: what the shortest of it can do.
+    place = min(group.gather(choose_place(keep, feed.length, width, sample=sample)), key=lambda p: (p.share, p.held))
+    permutations = _permutations(permutations, place)
     mapping = None if class_map is None else _class_table(class_map, network.classes)
     known = feed.labels if mapping is None or feed.labels is None else _mapped(feed.labels, mapping)
-    if permutations and not place.exact and known is None:
-        notes.append(
-            "The labels are not known before they are seen and activations are not kept: there is no null "
-            "(give a Dataset or tensors, or keep='disk')."
-        )
+    notes += _missing(permutations, place, known, network, initial)
     result = measure_selectivity(
         network,
         tiles if mapping is None else (_relabelled(tile, mapping) for tile in tiles),
@@ -126,6 +124,12 @@ def measure(
         group=group,
         progress=None if progress is None else lambda done: progress(done, feed.length),
     )
+    if len(set(group.gather(feed.digest))) > 1:
+        raise DataError(
+            DOING,
+            found=f"the {group.world} processes read different batches from {feed.name}",
+            remedy="Give every process all of the data, unsharded: vestige shares them out itself",
+        )
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     settings = {
@@ -140,15 +144,48 @@ def measure(
         "mode": "exact" if place.exact else "streamed",
         "sample": None if place.exact else sample,
         "dtype": dtype,
-        "device": str(next((p.device for p in own.parameters()), "cpu")),
+        "device": str(network.device),
         "batch_size": batch_size,
         "processes": group.world,
         "layers": [layer.name for layer in network.layers],
-        "versions": {name: version(name) for name in ("vestige", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": _versions(),
     }
     skipped = tuple(text for part in group.gather(feed.skipped) for text in part)
     return replace(result, layers=network.layers, skipped=skipped, notes=tuple(notes), settings=settings)
+
+
+def _check(*, dtype: str, batch_norm: str, permutations: int | None, sample: int, batch_size: int) -> None:
+    for name, value, choices in (("dtype", dtype, get_args(Dtype)), ("batch_norm", batch_norm, get_args(BatchNorm))):
+        if value not in choices:
+            raise ConfigError(DOING, found=f"there is no {name} {value!r}", remedy=nearest(value, choices))
+    for name, number, least in (
+        ("permutations", permutations or 0, 0),
+        ("sample", sample, 0),
+        ("batch_size", batch_size, 1),
+    ):
+        if number < least:
+            raise ConfigError(DOING, found=f"{name} is {number}", remedy=f"Give {least} or more")
+
+
+def _permutations(wanted: int | None, place: Place) -> int:
+    if wanted is not None:
+        return wanted
+    return EXACT_PERMUTATIONS if place.exact else STREAMED_PERMUTATIONS
+
+
+def _missing(
+    permutations: int, place: Place, labels: np.ndarray | None, network: Network, initial: pl.DataFrame | None
+) -> Iterator[str]:
+    """What must be said of numbers that there will not be."""
+    if permutations and not place.exact and labels is None:
+        yield (
+            "The labels are not known before they are seen and activations are not kept: there is no null "
+            "(give a Dataset or tensors, or keep='disk')."
+        )
+    if initial is not None and (
+        lacking := [layer.name for layer in network.layers if layer.name not in set(initial["layer"])]
+    ):
+        yield f"The table of step 0 lacks {', '.join(lacking)}: `selective` is the flag alone there."
 
 
 def _looked_into(feed: Any, group: Group) -> tuple[Any, Iterator[Tile]]:
@@ -165,8 +202,6 @@ def _prepared(model: nn.Module, device: torch.device | str | None, dtype: Dtype)
     """A copy to measure: eval mode, on the device, in the dtype."""
     if not isinstance(model, nn.Module):
         raise ModelError(DOING, found=f"a {type(model).__name__}", remedy="Give a torch.nn.Module")
-    if dtype not in get_args(Dtype):
-        raise ConfigError(DOING, found=f"there is no dtype {dtype!r}", remedy=nearest(dtype, get_args(Dtype)))
     try:
         own = copy.deepcopy(model)
     except Exception as error:
@@ -175,33 +210,38 @@ def _prepared(model: nn.Module, device: torch.device | str | None, dtype: Dtype)
             found=f"{type(error).__name__}: {error}",
             remedy="Give a model that copy.deepcopy can copy",
         ) from error
-    return own.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32).eval()
+    wide = dtype == "float64"
+    kinds = {False: torch.float64 if wide else torch.float32, True: torch.complex128 if wide else torch.complex64}
+
+    def move(tensor: Tensor) -> Tensor:
+        exact = tensor.is_floating_point() or tensor.is_complex()
+        return tensor.to(device, kinds[tensor.is_complex()] if exact else tensor.dtype)
+
+    return own._apply(move).eval()
 
 
 def _set_batch_norm(
     own: nn.Module, protocol: Protocol, batch_norm: BatchNorm, training_data: Any, batch_size: int
 ) -> list[str]:
     """Recompute batch-norm statistics where that is wished and can be done; what must be said of it."""
-    if batch_norm not in get_args(BatchNorm):
-        raise ConfigError(
-            DOING, found=f"there is no batch_norm {batch_norm!r}", remedy=nearest(batch_norm, get_args(BatchNorm))
+    norms = [module for module in own.modules() if isinstance(module, _BatchNorm)]
+    notes = []
+    if any(norm.running_mean is None for norm in norms):
+        notes.append(
+            "Some batch norms keep no statistics and use those of each batch: the numbers depend on how the images "
+            "fall into batches."
         )
-    norms = [m for m in own.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if protocol == "faithful" or batch_norm == "stored" or not norms:
-        return []
+    if protocol == "faithful" or batch_norm == "stored" or all(norm.running_mean is None for norm in norms):
+        return notes
     if training_data is None:
         return [
+            *notes,
             "Batch-norm statistics are the stored ones: without training_data they cannot be recomputed. Early in "
-            "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning)."
+            "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning).",
         ]
-    parameter = next(own.parameters())
-    inputs = recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)
-    recalibrate(own, (tree_map(lambda v: v.to(parameter.device, _float_of(v, parameter.dtype)), x) for x in inputs))
-    return []
-
-
-def _float_of(value: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if value.is_floating_point() else value.dtype
+    like = pattern(own)
+    recalibrate(own, (moved(x, like) for x in recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)))
+    return notes
 
 
 def _deviation(network: Network, inputs: Any) -> Iterator[str]:
@@ -210,13 +250,19 @@ def _deviation(network: Network, inputs: Any) -> Iterator[str]:
         return
     (low_NC, low), (logits_NC, exact) = (each.forward(inputs) for each in (network, replace(network, dtype="float32")))
     worst = max(
-        float((low[name].float().flatten(1) - full.flatten(1)).norm() / full.norm()) for name, full in exact.items()
+        float((low[name].float().flatten(1) - full.flatten(1)).norm() / full.norm().clamp(min=1e-30))
+        for name, full in exact.items()
     )
     differ = (low_NC.argmax(1) != logits_NC.argmax(1)).float().mean()
     yield (
         f"bfloat16: on the first {len(logits_NC)} images activations deviate from float32 by up to {worst:.2g} of "
         f"their norm, and {differ:.2%} of the predictions differ."
     )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("vestige", "torch", "numpy", "scipy")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def _class_table(class_map: Sequence[int] | Mapping[int, int], classes: int) -> Tensor:

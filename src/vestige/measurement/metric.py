@@ -12,7 +12,8 @@ from torch import Tensor
 from vestige.errors import DataError, ModelError
 from vestige.formulas import selectivity as formulas
 from vestige.measurement.reading import spatial_mean
-from vestige.measurement.sums import alternate_halves
+from vestige.measurement.sharing import Group
+from vestige.measurement.sums import halves
 
 try:
     from torchmetrics import Metric
@@ -31,8 +32,8 @@ class ClassSelectivity(Metric):
     """Mean class selectivity of a network's neurons: csi, its cross-validated form, and eta squared.
 
     Sums by class are all that is kept, in float64, so that memory does not grow with the images and processes can be
-    merged. Each batch is halved within itself: alternate images of each class. Batch-norm statistics are those of the
-    network as it runs, where `vestige.measure` can recompute them.
+    merged. The halves of csi_cv are alternate images of each class, as each process sees them. Batch-norm statistics
+    are those of the network as it runs, where `vestige.measure` can recompute them.
 
     Args:
       num_classes: C.
@@ -70,15 +71,17 @@ class ClassSelectivity(Metric):
         self._check(named, labels)
         if not len(labels):
             return
-        half_T = alternate_halves(labels.cpu()).to(labels.device)
+        labels = labels.long()
+        counts_HC: Tensor = self.counts_HC
+        half_T = halves(labels, counts_HC.sum(0))
         cell_T = half_T * self.num_classes + labels
         self.counts_HC += cell_T.bincount(minlength=2 * self.num_classes).view(2, self.num_classes)
         for name, activation in named.items():
             a_TU = spatial_mean(activation.detach(), self.axis % activation.ndim).double()
             a_TU = a_TU.abs() if self.rectify else a_TU
-            sums_HCU, squares_U = self._states(name, a_TU)
-            sums_HCU.view(-1, a_TU.shape[1]).index_add_(0, cell_T, a_TU)
-            squares_U += a_TU.square().sum(0)
+            self._add_layer(name, a_TU.shape[1])
+            self._state(name, "sums").view(-1, a_TU.shape[1]).index_add_(0, cell_T, a_TU)
+            self._state(name, "squares").add_(a_TU.square().sum(0))
 
     def compute(self) -> dict[str, Tensor]:
         """Means over the neurons that are not dead: of each layer (`csi/NAME`), and of those means over the layers.
@@ -100,9 +103,15 @@ class ClassSelectivity(Metric):
         )
         return overall | {key: value for key, value in found.items() if not key.endswith("/")}
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Add up what the processes have; one that has seen no batch yet learns here what layers there are."""
+        own = {name: self._state(name, "sums").shape[2] for name in self.layers}
+        for units in {name: size for sizes in Group.here().gather(own) for name, size in sizes.items()}.items():
+            self._add_layer(*units)
+        super().sync(*args, **kwargs)
+
     def _measured(self, name: str) -> dict[str, Tensor]:
-        sums_HCU: Tensor = getattr(self, f"sums_{self.layers[name]}")
-        squares_U: Tensor = getattr(self, f"squares_{self.layers[name]}")
+        sums_HCU, squares_U = self._state(name, "sums"), self._state(name, "squares")
         nan = torch.full((), torch.nan, dtype=torch.float64, device=squares_U.device)
         live_U = squares_U > 0
         counts_HC: Tensor = self.counts_HC
@@ -118,17 +127,18 @@ class ClassSelectivity(Metric):
             "eta2": formulas.eta2_from_moments(sums_CU, counts_C, squares_U)[live_U].mean(),
         }
 
-    def _states(self, name: str, a_TU: Tensor) -> tuple[Tensor, Tensor]:
-        if name not in self.layers:
-            key = self.layers[name] = str(len(self.layers))
-            units = a_TU.shape[1]
-            for state, zeros in (
-                (f"sums_{key}", a_TU.new_zeros(2, self.num_classes, units)),
-                (f"squares_{key}", a_TU.new_zeros(units)),
-            ):
-                self.add_state(state, zeros, dist_reduce_fx="sum")
-        key = self.layers[name]
-        return getattr(self, f"sums_{key}"), getattr(self, f"squares_{key}")
+    def _add_layer(self, name: str, units: int) -> None:
+        if name in self.layers:
+            return
+        # The names tell apart metrics that add up other numbers: torchmetrics merges those that look the same.
+        key = self.layers[name] = f"{len(self.layers)}_{'last' if self.axis < 0 else self.axis}_{self.rectify}"
+        device = self.counts_HC.device  # pyright: ignore[reportAttributeAccessIssue]
+        for kind, shape in (("sums", (2, self.num_classes, units)), ("squares", (units,))):
+            zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+            self.add_state(f"{kind}_{key}", zeros, dist_reduce_fx="sum")
+
+    def _state(self, name: str, kind: str) -> Tensor:
+        return getattr(self, f"{kind}_{self.layers[name]}")
 
     def _check(self, named: Mapping[str, Tensor], labels: Tensor) -> None:
         for name, activation in named.items():

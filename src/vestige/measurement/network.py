@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -54,8 +55,7 @@ class Network:
         Raises:
           ModelError: the model cannot take the sample, has no layer, or its output is not (N, classes).
         """
-        parameter = next(model.parameters(), None)
-        sample = _moved(sample, parameter)
+        sample = moved(sample, pattern(model))
         graph = observe(model, sample)
         found = find_layers(graph, sample, layers)
         with torch.no_grad():
@@ -89,16 +89,29 @@ class Network:
         Returns:
           a function of the inputs, giving the logits and what each reader returned by layer name.
         """
-        node_of = {layer.name: layer.node for layer in self.layers}
-        forward = self.graph.observing({node_of[name]: reader for name, reader in readers.items()})
+        of_node: dict[str, list[str]] = {}  # two layers may read one node, along other axes
+        for layer in self.layers:
+            if layer.name in readers:
+                of_node.setdefault(layer.node, []).append(layer.name)
+
+        def together(names: list[str]) -> Callable[[Tensor], dict[str, _Read]]:
+            return lambda activation: {name: readers[name](activation) for name in names}
+
+        forward = self.graph.observing({node: together(names) for node, names in of_node.items()})
 
         def read(inputs: Any) -> tuple[Tensor, dict[str, _Read]]:
             inputs = self.on_device(inputs)
             with torch.no_grad(), self._autocast(inputs):
                 output, found = forward(inputs)
-            return logits_of(output), {name: found[node_of[name]] for name in readers}
+            return logits_of(output), {name: value for each in found.values() for name, value in each.items()}
 
         return read
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        like = pattern(self.graph.module)
+        return torch.device("cpu") if like is None else like.device
 
     @property
     def traced(self) -> Graph:
@@ -117,7 +130,7 @@ class Network:
 
     def on_device(self, inputs: Any) -> Any:
         """Inputs where the weights are, floating-point ones in their dtype."""
-        return _moved(inputs, next(self.graph.module.parameters(), None))
+        return moved(inputs, pattern(self.graph.module))
 
     def without_relus(self) -> "Network":
         """The anchor of linearity: the same weights and statistics, every ReLU replaced by the identity."""
@@ -128,14 +141,18 @@ class Network:
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
-def _moved(inputs: Any, parameter: Tensor | None) -> Any:
-    if parameter is None:
-        return inputs
+def pattern(model: nn.Module) -> Tensor | None:
+    """A floating-point parameter or buffer, which tells the device and the dtype of a model's inputs."""
+    return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
+
+
+def moved(inputs: Any, like: Tensor | None) -> Any:
+    """Inputs on a tensor's device, floating-point ones in its dtype."""
 
     def move(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
+        if like is None or not isinstance(leaf, Tensor):
             return leaf
-        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
+        return leaf.to(like.device, like.dtype if leaf.is_floating_point() else leaf.dtype)
 
     return tree_map(move, inputs)
 

@@ -102,7 +102,7 @@ def as_labels(value: Any, where: str) -> Tensor:
     return torch.from_numpy(labels)
 
 
-def take(value: Any, rows: slice) -> Any:
+def take(value: Any, rows: slice | np.ndarray) -> Any:
     """Some rows of every tensor or array of the inputs."""
     if isinstance(value, Mapping):
         return {key: take(part, rows) for key, part in value.items()}

@@ -65,7 +65,7 @@ def rank(network: Network, tiles: Iterable[Tile]) -> Ranking:
       DataError: images of fewer than two classes, or labels outside the model's classes.
       ModelError: the network has diverged.
     """
-    result = measure_selectivity(network, tiles, permutations=0, place=Place(0.0, None))
+    result = measure_selectivity(network, tiles, permutations=0, place=Place(0.0))
     csi = {
         str(name): torch.from_numpy(rows["csi"].to_numpy().copy())
         for (name,), rows in result.table.group_by("layer", maintain_order=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vestige.models.layers import Layer
+from vestige.models.layers import Layer, pooled
 
 _LANE = 255  # most that a byte can count
 _WORD = 8  # bytes added at once
@@ -21,30 +21,33 @@ class Reading(NamedTuple):
     pooled: Tensor
     """Spatial means (T, U), float32 (float64 where the activation is)."""
     zeros: Tensor
-    """(U,) int64: how many of the (image, position) are exactly 0."""
+    """(U,) int64: how many of the (image, position) are exactly 0, of the images looked at for it."""
     positions: int
-    """Of one image."""
+    """(image, position) that were looked at."""
 
 
-def read(activation: Tensor, layer: Layer, valid: int) -> Reading:
+def read(activation: Tensor, layer: Layer, valid: int, chosen: Tensor | None = None) -> Reading:
     """Reduce an activation to what selectivity needs of it.
 
     Args:
       activation: inputs along axis 0, neurons along `layer.axis`, positions along the others; not changed.
       layer: where it was read.
       valid: so many of the inputs count, the first ones.
+      chosen: (valid,) bool, on the CPU: in which images zeros are counted; None: in all.
     """
     counted = activation[:valid]
-    positions = prod(counted.shape[1:]) // layer.units
-    return Reading(spatial_mean(counted, layer.axis), zeros(counted, layer.axis), positions)
+    looked_at = counted
+    if chosen is not None:
+        looked_at = counted[chosen.nonzero()[:, 0].to(counted.device)]
+    return Reading(spatial_mean(counted, layer.axis), zeros(looked_at, layer.axis), looked_at.numel() // layer.units)
 
 
 def spatial_mean(activation: Tensor, axis: int) -> Tensor:
     """Mean over positions, (T, U), accumulated in float32 at least: torch sums in cascades, to some 1e-7."""
     wide = torch.float64 if activation.dtype == torch.float64 else torch.float32
-    around = [d for d in range(1, activation.ndim) if d != axis]
-    # Without positions a copy: the network may overwrite the activation later.
-    return activation.mean(around, dtype=wide) if around else activation.to(wide, copy=True)
+    mean_TU = pooled(activation, axis, dtype=wide)
+    # Without positions it is the activation itself, which the network may overwrite.
+    return mean_TU.clone() if activation.ndim == 2 else mean_TU
 
 
 def zeros(activation: Tensor, axis: int) -> Tensor:
@@ -53,19 +56,19 @@ def zeros(activation: Tensor, axis: int) -> Tensor:
     Eight flags are added at once, as the bytes of a word: torch's own count of a comparison takes several times
     as long as the mean, this one less than two.
     """
+    units = activation.shape[axis]
     ordered = _in_memory_order(activation)
     flags = torch.empty_like(ordered, dtype=torch.bool).copy_(ordered)  # the fastest comparison with 0 on a CPU
     per_image = prod(ordered.shape[1:])
     if activation.device.type != "cpu" or per_image % _WORD or not flags.is_contiguous():
-        open_U = flags.sum([d for d in range(ordered.ndim) if d != _axis_in(activation, axis)])
+        open_places = flags.sum(0)
     else:
         words = flags.view(len(ordered), per_image).view(torch.int64)
-        open_places = torch.zeros(per_image, dtype=torch.int32)
+        open_places = torch.zeros(per_image, dtype=torch.int32, device=activation.device)
         for part in words.split(_LANE):
             open_places += part.sum(0).view(torch.uint8)
-        places = open_places.view(ordered.shape[1:])
-        open_U = places.sum([d for d in range(places.ndim) if d != _axis_in(activation, axis) - 1])
-    return activation.numel() // activation.shape[axis] - open_U.to(torch.int64)
+    places = open_places.view(ordered.shape[1:]).movedim(_axis_in(activation, axis) - 1, -1)
+    return activation.numel() // units - places.reshape(-1, units).sum(0, dtype=torch.int64)
 
 
 def _in_memory_order(activation: Tensor) -> Tensor:

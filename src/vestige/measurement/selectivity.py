@@ -19,9 +19,10 @@ from vestige.config import Protocol
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, nearest
 from vestige.formulas import selectivity as formulas
+from vestige.formulas.null import labellings
 from vestige.measurement.keeping import Place, keeping
 from vestige.measurement.network import Network
-from vestige.measurement.per_image import per_image_columns
+from vestige.measurement.per_image import PerImage
 from vestige.measurement.sharing import Group
 from vestige.measurement.sums import columns, ranked_classes
 from vestige.measurement.sweep import DOING, Sweep
@@ -83,7 +84,7 @@ def measure_selectivity(
     protocol: Protocol = "corrected",
     permutations: int = 100,
     rectify: Rectify = "auto",
-    place: Place = Place(1.0, None),  # noqa: B008 (frozen)
+    place: Place = Place(1.0),  # noqa: B008 (frozen)
     labels: np.ndarray | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
     group: Group = Group(),  # noqa: B008 (frozen)
@@ -99,13 +100,14 @@ def measure_selectivity(
       with fewer than 2 images are left out; NaN where fewer than 2 classes remain. Dead: 0; NaN.
     - eta2, eta2_adj: 0 for a neuron that does not vary; eta2_adj is NaN where every class has one image.
     - sparsity: NaN for dead. closed: share of (image, position) exactly 0. mean: over images and positions.
-    - p_value: of csi, pooled within the layer; 1 for a neuron whose csi no permutation changes; NaN without.
+    - p_value: of csi, neurons of the layer with alike nulls sharing their permutations; 1 for a neuron whose csi no
+      permutation changes; NaN without.
     - selective: flagged by Benjamini-Hochberg at 5% among all neurons, and csi_cv above the 95% quantile of its layer
       at step 0 where `initial` gives that; null without permutations.
     - preferred_class, second_class: the highest and second highest class mean; the lowest index among equals.
       mu_max: the highest class mean; mu_rest: mean of the others.
-    - auroc, informedness, precision_at_k, k, mutual_information: see `formulas.detection`, `formulas.information`; of
-      the images that are kept, all or a sample; NaN where none are.
+    - auroc, informedness, precision_at_k, k, mutual_information: see `formulas.detection`, `formulas.information`. They
+      and `closed` are of the images that are kept, all or a sample; NaN where none are.
     - rectify: "abs" where the absolute value of the spatial mean was taken (`mean` is without it). mode: "exact" where
       the pooled activations of all images were kept, else "streamed".
 
@@ -135,17 +137,20 @@ def measure_selectivity(
     null_PN = None
     if permutations and not place.exact and labels is not None:
         null_PN = permuted_labels(torch.from_numpy(labels), permutations)
-    with keeping(place, {layer.name: layer.units for layer in network.layers}) as kept:
+    with keeping(place) as kept:
         sweep = Sweep(network, absolute, place, kept, null_PN, group)
         sweep.run(tiles, progress)
+        ready = None
         if place.exact and permutations:
-            null_PN = permuted_labels(sweep.kept_labels, permutations)
+            labels_N = sweep.kept_labels
+            labels_QN = torch.cat([labels_N[None], permuted_labels(labels_N, permutations).long()])
+            ready = labellings(labels_QN, network.classes, from_sums=protocol == "faithful")
+        per_image = PerImage(sweep, ready, protocol)
         frames = []
         for number, layer in enumerate(network.layers):
-            found = columns(sweep.sums[layer.name], sweep.counts, protocol)
+            found = columns(sweep.sums.of(sweep.neurons[layer.name]), sweep.counts, protocol)
             signed = layer.signed and not absolute[layer.name]
-            owner = number % group.world
-            extra = per_image_columns(sweep, layer, owner, found["csi"], null_PN, protocol, signed=signed)
+            extra = per_image.columns(layer, number % group.world, found["csi"], signed=signed)
             if extra is not None:
                 mode = "exact" if place.exact else "streamed"
                 frames.append((number, _frame(layer, found | extra, "abs" if absolute[layer.name] else "none", mode)))
@@ -155,7 +160,7 @@ def measure_selectivity(
         table,
         {layer.name: sweep.class_means(layer.name) for layer in network.layers},
         sweep.counts.counts_C,
-        {layer.name: sweep.sums[layer.name].raw_U / sweep.n for layer in network.layers},
+        {name: sweep.sums.raw_U[neurons] / sweep.n for name, neurons in sweep.neurons.items()},
         sweep.loss,
         sweep.top1,
         sweep.top5,

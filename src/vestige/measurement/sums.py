@@ -10,12 +10,29 @@ from torch import Tensor
 
 from vestige.config import Protocol
 from vestige.formulas import selectivity as formulas
-from vestige.measurement.reading import Reading
+
+
+def halves(labels_T: Tensor, seen_C: Tensor) -> Tensor:
+    """Half 0 or 1 of each image: alternate images within each class, in evaluation order.
+
+    Args:
+      labels_T: int64, 0..C-1.
+      seen_C: how many images of each class came before.
+    """
+    order_T = labels_T.argsort(stable=True)
+    sorted_T = labels_T[order_T]
+    place_T = torch.arange(len(labels_T), device=labels_T.device) - torch.searchsorted(sorted_T, sorted_T)
+    return torch.empty_like(labels_T).scatter_(0, order_T, (place_T + seen_C[sorted_T].long()) % 2)
+
+
+def alternate_halves(labels_N: Tensor) -> Tensor:
+    """Half 0 or 1 of each of all images: alternate images within each class, in the order given."""
+    return halves(labels_N, torch.zeros(int(labels_N.max()) + 1))
 
 
 @dataclass
 class ClassCounts:
-    """How many images of each class fell into each half: alternate images of a class, in evaluation order.
+    """How many images of each class fell into each half.
 
     Attributes:
       counts_HC: int64; the halves A and B.
@@ -34,86 +51,52 @@ class ClassCounts:
         return self.counts_HC.sum(0)
 
     def take(self, labels_T: Tensor) -> Tensor:
-        """Count some more images.
-
-        Args:
-          labels_T: int64, 0..C-1.
-
-        Returns:
-          the half, 0 or 1, that each of them falls into.
-        """
-        order_T = labels_T.argsort(stable=True)
-        sorted_T = labels_T[order_T]
-        place_T = torch.arange(len(labels_T)) - torch.searchsorted(sorted_T, sorted_T)
-        half_T = torch.empty_like(labels_T).scatter_(0, order_T, (place_T + self.counts_C[sorted_T]) % 2)
-        classes = self.counts_HC.shape[1]
+        """Count some more images, int64 labels 0..C-1; the half that each of them falls into."""
+        half_T, classes = halves(labels_T, self.counts_C), self.counts_HC.shape[1]
         self.counts_HC += (half_T * classes + labels_T).bincount(minlength=2 * classes).view(2, classes)
         return half_T
 
 
-def alternate_halves(labels_N: Tensor) -> Tensor:
-    """Half 0 or 1 of each image: alternate images within each class, in the order given."""
-    return ClassCounts.none(int(labels_N.max()) + 1).take(labels_N)
-
-
 @dataclass
-class LayerSums:
-    """What is kept of one layer, float64 (int64 where things are counted).
+class Sums:
+    """What is kept of some neurons, float64 (int64 where things are counted).
 
     Attributes:
       sums_HCU: activations, by half and class.
       squares_U: squared activations.
       raw_U: activations before their absolute value was taken.
       zeros_U: (image, position) that are exactly 0.
-      positions: (image, position) in all.
+      positions_U: (image, position) that were looked at for it.
     """
 
     sums_HCU: Tensor
     squares_U: Tensor
     raw_U: Tensor
     zeros_U: Tensor
-    positions: Tensor
+    positions_U: Tensor
 
     @classmethod
-    def none(cls, classes: int, units: int) -> "LayerSums":
+    def none(cls, classes: int, units: int) -> "Sums":
         """No images yet."""
-        return cls(
-            torch.zeros(2, classes, units, dtype=torch.float64),
-            torch.zeros(units, dtype=torch.float64),
-            torch.zeros(units, dtype=torch.float64),
-            torch.zeros(units, dtype=torch.int64),
-            torch.zeros((), dtype=torch.int64),
-        )
+        exact, whole = (torch.zeros(units, dtype=dtype) for dtype in (torch.float64, torch.int64))
+        sums_HCU = torch.zeros(2, classes, units, dtype=torch.float64)
+        return cls(sums_HCU, exact, exact.clone(), whole, whole.clone())
 
-    def add(self, reading: Reading, labels_T: Tensor, half_T: Tensor, *, rectify: bool) -> Tensor:
-        """Add some images.
-
-        Args:
-          reading: of their activations.
-          labels_T, half_T: their classes and halves.
-          rectify: take the absolute value of their spatial means.
-
-        Returns:
-          a_TU, the activations that were added.
-        """
-        raw_TU = reading.pooled.cpu()
-        a_TU = raw_TU.abs() if rectify else raw_TU
+    def add(self, a_TU: Tensor, raw_TU: Tensor, labels_T: Tensor, half_T: Tensor) -> None:
+        """Add the activations of some images, and what they were before their absolute value was taken."""
         wide_TU = a_TU.double()
         classes, units = self.sums_HCU.shape[1:]
         self.sums_HCU.view(-1, units).index_add_(0, half_T * classes + labels_T, wide_TU)
         self.squares_U += wide_TU.square().sum(0)
-        self.raw_U += raw_TU.double().sum(0) if rectify else wide_TU.sum(0)
-        self.zeros_U += reading.zeros.cpu()
-        self.positions += reading.positions * len(a_TU)
-        return a_TU
+        self.raw_U += (wide_TU if raw_TU is a_TU else raw_TU.double()).sum(0)
 
-    @property
-    def dead_U(self) -> Tensor:
-        """Which neurons gave exactly 0 for every image."""
-        return self.squares_U == 0
+    def of(self, neurons: slice) -> "Sums":
+        """Those of some of the neurons."""
+        parts = (self.squares_U, self.raw_U, self.zeros_U, self.positions_U)
+        return Sums(self.sums_HCU[:, :, neurons], *(part[neurons] for part in parts))
 
 
-def columns(sums: LayerSums, counts: ClassCounts, protocol: Protocol) -> dict[str, Tensor]:
+def columns(sums: Sums, counts: ClassCounts, protocol: Protocol) -> dict[str, Tensor]:
     """The columns that sums over images suffice for; see `measurement.selectivity.measure_selectivity`."""
     counts_C, n = counts.counts_C, int(counts.counts_HC.sum())
     sums_CU = sums.sums_HCU.sum(0)
@@ -128,15 +111,15 @@ def columns(sums: LayerSums, counts: ClassCounts, protocol: Protocol) -> dict[st
         **_split_half(sums, counts),
         "eta2": eta2_U,
         # A neuron that does not vary has nothing to explain, and no bias to take off.
-        "eta2_adj": torch.where((_varies(sums, n) | adjusted_U.isnan()), adjusted_U, 0.0),
+        "eta2_adj": torch.where(_varies(sums, n) | adjusted_U.isnan(), adjusted_U, 0.0),
         "sparsity": formulas.sparsity(mean_U, sums.squares_U / n),
-        "closed": sums.zeros_U / sums.positions,
+        "closed": sums.zeros_U / sums.positions_U,
         "preferred_class": preferred_U,
         "second_class": second_U,
         "mu_max": mu_max_U,
         "mu_rest": mu_rest_U,
         "mean": sums.raw_U / n,
-        "dead": sums.dead_U,
+        "dead": sums.squares_U == 0,
     }
 
 
@@ -154,20 +137,23 @@ def ranked_classes(class_means_CU: Tensor) -> tuple[Tensor, Tensor]:
     return first_U, means_CU.scatter(0, first_U[None], -torch.inf).argmax(0)
 
 
-def _split_half(sums: LayerSums, counts: ClassCounts) -> dict[str, Tensor]:
+def half_means(sums: Sums, counts: ClassCounts) -> tuple[Tensor, Tensor]:
+    """class_means_CU over the halves A and B."""
+    a_CU, b_CU = map(formulas.means_from_sums, sums.sums_HCU, counts.counts_HC)
+    return a_CU, b_CU
+
+
+def _split_half(sums: Sums, counts: ClassCounts) -> dict[str, Tensor]:
     if (counts.counts_C >= 2).sum() < 2:
         nan_U = torch.full_like(sums.squares_U, torch.nan)
         return {"csi_cv": nan_U, "reliability": nan_U}
-    a_CU, b_CU = (
-        formulas.means_from_sums(sums_CU, counts_C)
-        for sums_CU, counts_C in zip(sums.sums_HCU, counts.counts_HC, strict=True)
-    )
+    a_CU, b_CU = half_means(sums, counts)
     return {
         "csi_cv": formulas.cross_validated_csi(a_CU, b_CU),
         "reliability": formulas.split_half_reliability(a_CU, b_CU),
     }
 
 
-def _varies(sums: LayerSums, n: int) -> Tensor:
+def _varies(sums: Sums, n: int) -> Tensor:
     spread_U = sums.squares_U - sums.sums_HCU.sum((0, 1)).square() / n
     return spread_U > 64 * torch.finfo(torch.float64).eps * sums.squares_U

@@ -1,6 +1,7 @@
 """Recomputing batch-norm statistics: the average over batches of each batch's mean and unbiased variance."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -8,11 +9,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vestige.errors import ModelError
+from vestige.models.operations import call
 
 _FUNCTIONS = (functional.batch_norm, torch.batch_norm)
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
     """Recompute the running statistics of every batch norm as a cumulative average.
 
     Every batch counts the same, so they should be of nearly equal size. Only the batch norms are in train
@@ -21,7 +23,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
       module: changed in place.
-      batches: inputs, on the device of the module.
+      batches: inputs, on the device of the module: tensors; tuples or lists of arguments; dicts of named ones.
 
     Raises:
       ModelError: there are no batches, one is too small for a variance, or tracing has looked into a batch
@@ -45,7 +47,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.training = True  # it alone: timm's hold dropout
         with torch.no_grad():
             for inputs in batches:
-                module(inputs)
+                call(module, inputs)
                 done += 1
         if not done:
             raise _unusable("there are no images", "Give at least one batch")

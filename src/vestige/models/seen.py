@@ -47,6 +47,8 @@ class Seen:
         operation = self.operations[name]
         if operation.kind in ("activation", "sigmoid"):
             return operation.signed
+        if operation.kind == "add" and len(operation.sources) < 2:
+            return True  # a constant, which may be negative
         if operation.kind in _KEEP_SIGN and operation.sources:
             return any(self.signed(source) for source in operation.sources)
         return True

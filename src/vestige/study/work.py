@@ -207,7 +207,7 @@ def _measured_selectivity(bench: _Bench, job: Job, permutations: int) -> Selecti
         protocol=protocol,
         permutations=permutations,
         # All are kept whatever memory there is: what a table says may not depend on it.
-        place=Place(1.0, free_memory() / 2) if permutations else Place(0.0, None),
+        place=Place(1.0, free_memory() / 2) if permutations else Place(0.0),
     )
 
 
