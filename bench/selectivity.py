@@ -23,10 +23,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from pairing import alternate, setting
 from vestige.data.loader import Tile
+from vestige.formulas.null import labellings
 from vestige.measurement.keeping import Place, keeping
 from vestige.measurement.network import Network
-from vestige.measurement.per_image import per_image_columns
-from vestige.measurement.reading import Reading
+from vestige.measurement.per_image import PerImage
 from vestige.measurement.selectivity import measure_selectivity, permuted_labels
 from vestige.measurement.sharing import Group
 from vestige.measurement.sums import columns
@@ -108,22 +108,21 @@ def columns_seconds(network: Network) -> float:
     """What is computed of the pooled activations of all inputs, its median of three; their values are made up."""
     generator = torch.Generator().manual_seed(0)
     labels_N = torch.arange(INPUTS) % network.classes
-    sizes = {layer.name: layer.units for layer in network.layers}
     seconds = []
     for _ in range(3):
-        with keeping(KEPT, sizes) as kept:
-            sweep = Sweep(network, dict.fromkeys(sizes, False), KEPT, kept, None, Group())
+        with keeping(KEPT) as kept:
+            sweep = Sweep(network, {layer.name: False for layer in network.layers}, KEPT, kept, None, Group())
+            a_NU = torch.randn(INPUTS, len(sweep.sums.squares_U), generator=generator).relu()
             half_N = sweep.counts.take(labels_N)
-            for name, units in sizes.items():
-                a_NU = torch.randn(INPUTS, units, generator=generator).relu()
-                zeros_U = (a_NU == 0).sum(0)
-                kept.add(name, sweep.sums[name].add(Reading(a_NU, zeros_U, 1), labels_N, half_N, rectify=False))
-            sweep.kept_labels, sweep.kept_halves, sweep.order = labels_N, half_N, None
+            sweep.sums.add(a_NU, a_NU, labels_N, half_N)
+            kept.add(a_NU)
+            sweep.kept_labels, sweep.kept_halves = labels_N, half_N
             began = time.perf_counter()
-            null_PN = permuted_labels(labels_N, PERMUTATIONS)
+            labels_QN = torch.cat([labels_N[None], permuted_labels(labels_N, PERMUTATIONS).long()])
+            per_image = PerImage(sweep, labellings(labels_QN, network.classes), "corrected")
             for layer in network.layers:
-                csi_U = columns(sweep.sums[layer.name], sweep.counts, "corrected")["csi"]
-                per_image_columns(sweep, layer, 0, csi_U, null_PN, "corrected", signed=False)
+                found = columns(sweep.sums.of(sweep.neurons[layer.name]), sweep.counts, "corrected")
+                per_image.columns(layer, 0, found["csi"], signed=False)
             seconds.append(time.perf_counter() - began)
     return sorted(seconds)[1]
 

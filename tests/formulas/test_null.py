@@ -81,5 +81,6 @@ def test_one_class_is_an_error(activations_NU):
     with pytest.raises(VestigeError) as error:
         labellings(torch.full((2, N), 1), 3).csi(activations_NU)
     assert str(error.value) == (
-        "computing class selectivity: 1 of 3 classes has images. Give images of at least two classes."
+        "computing class selectivity: 1 of 3 classes has images. "
+        "Give images of at least two classes (in a training batch: a larger batch)."
     )
