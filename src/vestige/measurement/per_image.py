@@ -76,7 +76,7 @@ class PerImage:
     def _half_means(self, kept_NU: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """class_means_CU over the halves of what is kept."""
         sweep = self.sweep
-        if len(kept_NU) == sweep.n:
+        if len(kept_NU) == int(sweep.counts.counts_C.sum()):
             return half_means(sweep.sums.of(sweep.neurons[layer.name]), sweep.counts)
         sums_CU, labels = torch.zeros(sweep.classes, layer.units, dtype=torch.float64), sweep.kept_labels
         parts = [(labels[half_N], kept_NU[half_N].double()) for half_N in (sweep.kept_halves == h for h in (0, 1))]
