@@ -44,7 +44,7 @@ def resnet18() -> nn.Module:
 
 
 MODELS = {
-    "resnet18": (resnet18, 32, 10, 128, 8),
+    "resnet18": (resnet18, 32, 10, 128, 12),
     "resnet50": (torchvision.models.resnet50, 224, 1000, 32, 2),
 }
 """Model, pixels, classes, inputs a batch, batches a timing."""
@@ -81,7 +81,7 @@ def bench(name: str, pairs: int, full_pairs: int) -> None:
         measure_selectivity(network, tiles(batches), permutations=0, place=STREAMED)
 
     ratio = alternate(lambda: evaluate(model, batches), streamed, pairs)
-    print(f"  streamed csi, csi_cv, eta2 (and closed, sparsity ...) / plain evaluation: {ratio}", flush=True)
+    print(f"  streamed csi, csi_cv, eta2 / plain evaluation: {ratio}", flush=True)
     again = alternate(lambda: evaluate(model, batches), lambda: evaluate(model, batches), pairs)
     print(f"  plain evaluation / itself (what the method cannot tell apart): {again}", flush=True)
     plain = ratio.a_seconds * INPUTS / (batch * count)

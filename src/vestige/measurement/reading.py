@@ -36,10 +36,11 @@ def read(activation: Tensor, layer: Layer, valid: int, chosen: Tensor | None = N
       chosen: (valid,) bool, on the CPU: in which images zeros are counted; None: in all.
     """
     counted = activation[:valid]
-    looked_at = counted
-    if chosen is not None:
-        looked_at = counted[chosen.nonzero()[:, 0].to(counted.device)]
-    return Reading(spatial_mean(counted, layer.axis), zeros(looked_at, layer.axis), looked_at.numel() // layer.units)
+    mean_TU = spatial_mean(counted, layer.axis)
+    if chosen is not None and not chosen.any():
+        return Reading(mean_TU, torch.zeros(layer.units, dtype=torch.int64), 0)
+    looked_at = counted if chosen is None else counted[chosen.nonzero()[:, 0].to(counted.device)]
+    return Reading(mean_TU, zeros(looked_at, layer.axis), looked_at.numel() // layer.units)
 
 
 def spatial_mean(activation: Tensor, axis: int) -> Tensor:
