@@ -57,10 +57,11 @@ def main(study_folder: str, target: str, command: str) -> None:
         "This page is written by `docs/results/selectivity_measures.py` from the study's tables.",
         "![Ten measures of selectivity through training](selectivity-measures.png)",
         "## In short\n" + summary(rows, peak, end),
-        "## Rise and recession\nMeans over living neurons, then over the layers. The peak t* of a seed is where the "
-        "mean of the *other* seeds is highest, so that it is not chosen for its own noise. Intervals: 95%, paired t over "
-        "seeds. *recedes*: the interval of value(t*) - value(end) lies above 0; *keeps rising*: t* is the end in "
-        "every seed; *does not recede*: the interval lies within a tenth of the rise around 0; else *undecided*.",
+        "## Rise and recession\n"
+        "Means over living neurons, then over the layers. The peak t* of a seed is where the mean of the *other* seeds "
+        "is highest, so that it is not chosen for its own noise. Intervals: 95%, paired t over seeds. *recedes*: the "
+        "interval of value(t*) - value(end) lies above 0; *keeps rising*: t* is the end in every seed; *does not "
+        "recede*: the interval lies within a tenth of the rise around 0; else *undecided*.",
         *(f"### {scope[0].upper()}{scope[1:]}\n{recession(rows, scope)}" for scope in (INNER, *stages)),
         f"## Do they agree on which neurons are selective?\nSpearman correlation over the neurons of a layer, Fisher-z "
         f"averaged over the layers outside the last stage, mean over seeds. At step {peak}, where csi_cv peaks:",
@@ -83,11 +84,12 @@ def summary(rows: pl.DataFrame, peak: int, end: int) -> str:
     }
     sparsity = {name: correlations(rows, step)["csi"]["sparsity"] for name, step in (("peak", peak), ("end", end))}
     return (
-        f"By the index selectivity recedes: outside the last stage csi loses {lost['csi']:.0%} of what it rose by, csi_cv "
-        f"{lost['csi_cv']:.0%}. What neurons tell about the class hardly does: eta2_adj loses {lost['eta2_adj']:.0%} of its "
-        f"rise, mutual information {lost['mutual_information']:.0%}, held-out AUROC {lost['auroc']:.0%}. What goes away is "
-        f"sparsity ({lost['sparsity']:.0%}: it ends below where it began), which the index follows from neuron to neuron "
-        f"(Spearman {sparsity['peak']:.2f} at the peak, {sparsity['end']:.2f} at the end) and the others do not."
+        f"By the index selectivity recedes: outside the last stage csi loses {lost['csi']:.0%} of what it rose by, "
+        f"csi_cv {lost['csi_cv']:.0%}. What neurons tell about the class hardly does: eta2_adj loses "
+        f"{lost['eta2_adj']:.0%} of its rise, mutual information {lost['mutual_information']:.0%}, held-out AUROC "
+        f"{lost['auroc']:.0%}. What goes away is sparsity ({lost['sparsity']:.0%}: it ends below its beginning), which "
+        f"the index follows from neuron to neuron (Spearman {sparsity['peak']:.2f} at the peak, {sparsity['end']:.2f} "
+        "at the end) and the others do not."
     )
 
 
