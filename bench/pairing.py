@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from vestige.runs.manifest import provenance
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,8 @@ def setting() -> str:
     lines = [f"{name} {version(name)}" for name in ("vestige", "torch", "torchvision", "numpy")]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    processor = provenance()["hardware"]["processor"]
     return (
-        f"{_processor()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores{gpu}; {load}\n"
+        f"{processor}, {torch.get_num_threads()} threads of {os.cpu_count()} cores{gpu}; {load}\n"
         f"Python {platform.python_version()}, {', '.join(lines)}; {time.strftime('%Y-%m-%d')}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

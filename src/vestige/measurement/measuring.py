@@ -3,7 +3,6 @@
 Shapes: N images, U neurons (units) of a layer, C classes.
 """
 
-import copy
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from vestige.measurement.selectivity import Rectify, SelectivityResult, csi_cv_b
 from vestige.measurement.sharing import Group
 from vestige.measurement.sweep import DOING
 from vestige.models.batchnorm import recalibrate
+from vestige.models.copies import measurement_copy
 from vestige.models.layers import Layer
 from vestige.models.weights import weights_hash
 
@@ -202,14 +202,7 @@ def _prepared(model: nn.Module, device: torch.device | str | None, dtype: Dtype)
     """A copy to measure: eval mode, on the device, in the dtype."""
     if not isinstance(model, nn.Module):
         raise ModelError(DOING, found=f"a {type(model).__name__}", remedy="Give a torch.nn.Module")
-    try:
-        own = copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"copying a {type(model).__name__} to measure it",
-            found=f"{type(error).__name__}: {error}",
-            remedy="Give a model that copy.deepcopy can copy",
-        ) from error
+    own = measurement_copy(model)
     wide = dtype == "float64"
     kinds = {False: torch.float64 if wide else torch.float32, True: torch.complex128 if wide else torch.complex64}
 
