@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from vestige.study.progress import clock
+
 LINE_SECONDS = 10.0
 
 
@@ -80,7 +82,7 @@ class _Lines(Counting):
         self._said = now
         rate = self.done / max(now - self._began, 1e-9)
         of = "" if total is None else f"/{total}"
-        left = "" if total is None else f", time left {'done' if ended else _clock((total - self.done) / rate)}"
+        left = "" if total is None else f", time left {'done' if ended else clock((total - self.done) / rate)}"
         self.say(f"measuring {self.done}{of} images, {rate:.3g} a second{left}")
 
 
@@ -111,9 +113,3 @@ def counting(passes: int, images: int | None, *, show: bool) -> Iterator[Countin
     )
     with Progress(*columns, console=console) as progress:
         yield _Bar(passes, images, progress)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from vestige.config import Protocol
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, ModelError, nearest
-from vestige.measurement.inputs import batches
+from vestige.measurement.inputs import Feed, batches
 from vestige.measurement.keeping import SAMPLE, Keep, Place, choose_place
 from vestige.measurement.network import Dtype, Network, moved, pattern
 from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
@@ -124,12 +124,7 @@ def measure(
         group=group,
         progress=None if progress is None else lambda done: progress(done, feed.length),
     )
-    if len(set(group.gather(feed.digest))) > 1:
-        raise DataError(
-            DOING,
-            found=f"the {group.world} processes read different batches from {feed.name}",
-            remedy="Give every process all of the data, unsharded: vestige shares them out itself",
-        )
+    _check_same_data(feed, group)
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     settings = {
@@ -165,6 +160,15 @@ def _check(*, dtype: str, batch_norm: str, permutations: int | None, sample: int
     ):
         if number < least:
             raise ConfigError(DOING, found=f"{name} is {number}", remedy=f"Give {least} or more")
+
+
+def _check_same_data(feed: Feed, group: Group) -> None:
+    if len(set(group.gather(feed.digest))) > 1:
+        raise DataError(
+            DOING,
+            found=f"the {group.world} processes read different batches from {feed.name}",
+            remedy="Give every process all of the data, unsharded: vestige shares them out itself",
+        )
 
 
 def _permutations(wanted: int | None, place: Place) -> int:

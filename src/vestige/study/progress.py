@@ -112,7 +112,7 @@ class _Lines(_Counting):
             return
         self._said[stage] = now
         rate = done / max(now - began, 1e-9)
-        left = _clock((total - done) / rate) if rate and not ended else "done"
+        left = clock((total - done) / rate) if rate and not ended else "done"
         name = {"train": "training", "measure": "measuring"}[stage]
         self.say(f"{name} {done:.0f}/{total:.0f} {AMOUNTS[stage]}, {rate:.3g} a second, time left {left}")
 
@@ -147,7 +147,8 @@ def _stage(unit: Unit) -> Stage:
     return "train" if unit.step is None else "measure"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, `1:02:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
