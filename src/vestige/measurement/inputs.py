@@ -4,9 +4,10 @@ Batches are numbered in evaluation order. Several processes share them: process 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from traceback import clear_frames
 from typing import Any
 
@@ -22,6 +23,9 @@ from vestige.data.loader import Tile, tiles
 from vestige.errors import DataError, VestigeError
 from vestige.measurement.orders import IndexLists, check_not_shared, fixed_order, same_order_everywhere
 from vestige.measurement.pairs import DOING, as_inputs, as_labels, as_pair, count, describe, leaves, take
+
+Parts = Sequence[np.ndarray]
+"""Places of inputs in evaluation order, ascending, int64, one array a tile."""
 
 KINDS = "a DataLoader, batches of (inputs, labels), a Dataset of (input, label), or a pair of tensors (inputs, labels)"
 
@@ -46,6 +50,7 @@ class Feed:
     notes: tuple[str, ...]
     _open: Callable[[], Iterator[Tile]] = field(repr=False)
     _skipped: Callable[[], list[str]] = field(default=list, repr=False)
+    _at: Callable[[Parts], Iterator[Tile]] | None = field(default=None, repr=False)
     _opened: bool = field(default=False, repr=False)
     _labels_seen: Any = field(default_factory=hashlib.sha256, repr=False)
 
@@ -74,6 +79,25 @@ class Feed:
             )
         self._opened = True
         for tile in self._open():
+            if self.labels is not None:
+                self._check(tile)
+            yield tile
+
+    @property
+    def jumps(self) -> bool:
+        """Whether inputs can be read without those before them."""
+        return self._at is not None
+
+    def at(self, parts: Parts) -> Iterator[Tile]:
+        """A tile for each of some lists of places; one of which no input can be read does not come.
+
+        `Tile.number` counts the lists. Only where the feed `jumps`.
+
+        Raises:
+          DataError: as `__iter__`.
+        """
+        assert self._at is not None
+        for tile in self._at(parts):
             if self.labels is not None:
                 self._check(tile)
             yield tile
@@ -144,8 +168,16 @@ def _of_images(images: ImageSet, config: DataConfig, size: int, share: tuple[int
     def read() -> Iterator[Tile]:
         return tiles(images, np.arange(len(images)), config, size, share)
 
+    def at(parts: Parts) -> Iterator[Tile]:
+        before = 0
+        for length, run in groupby(parts, key=len):
+            alike = list(run)
+            for tile in tiles(images, np.concatenate(alike), config, length):
+                yield tile._replace(number=before + tile.number)
+            before += len(alike)
+
     labels = images.labels if images.settled else None
-    return Feed(images.name, len(images), labels, False, (), read, lambda: images.skipped)
+    return Feed(images.name, len(images), labels, False, (), read, lambda: images.skipped, at)
 
 
 def _of_pair(data: Any, size: int, share: tuple[int, int], labelled: bool) -> Feed:
@@ -162,8 +194,12 @@ def _of_pair(data: Any, size: int, share: tuple[int, int], labelled: bool) -> Fe
             part = as_inputs(take(inputs, rows), f"batch {number}")
             yield Tile(part, labels[rows], rows.stop - start, np.arange(start, rows.stop), number)
 
+    def at(parts: Parts) -> Iterator[Tile]:
+        for number, part in enumerate(parts):
+            yield Tile(as_inputs(take(inputs, part), f"tile {number}"), labels[part], len(part), part, number)
+
     kind = "tensors" if all(isinstance(leaf, Tensor) for leaf in leaves(inputs)) else "arrays"
-    return Feed(kind, n, labels.numpy() if labelled else None, False, (), read)
+    return Feed(kind, n, labels.numpy() if labelled else None, False, (), read, _at=at)
 
 
 def _of_dataset(data: Any, size: int, workers: int, share: tuple[int, int], labelled: bool) -> Feed:
@@ -176,7 +212,8 @@ def _of_dataset(data: Any, size: int, workers: int, share: tuple[int, int], labe
     lists = IndexLists([list(range(start, min(start + size, n))) for start in range(0, n, size)])
     loader = DataLoader(data, batch_sampler=lists.of(share), num_workers=workers)
     labels = _labels(data, np.arange(n), default_collate) if labelled and n else None
-    return Feed(_called(data), n, labels, False, (), lambda: _listed(loader, lists, share, labelled))
+    at = partial(_jumping, lambda parts: DataLoader(data, batch_sampler=parts, num_workers=workers), labelled)
+    return Feed(_called(data), n, labels, False, (), lambda: _listed(loader, lists, share, labelled), _at=at)
 
 
 def _of_loader(loader: DataLoader, share: tuple[int, int], labelled: bool) -> Feed:
@@ -190,7 +227,11 @@ def _of_loader(loader: DataLoader, share: tuple[int, int], labelled: bool) -> Fe
         length = lists.length
         labels = _labels(loader.dataset, lists.order, loader.collate_fn) if labelled and length else None
     if share[1] == 1:
-        return Feed(name, length, labels, False, notes, lambda: _kept(loader, share, labelled, name))
+        at = None
+        if lists is not None:
+            order = lists.order
+            at = partial(_jumping, lambda parts: _for_share(loader, [order[part].tolist() for part in parts]), labelled)
+        return Feed(name, length, labels, False, notes, lambda: _kept(loader, share, labelled, name), _at=at)
     lists = lists or same_order_everywhere(loader)
     own = _for_share(loader, lists.of(share))
     return Feed(name, lists.length, labels, False, notes, lambda: _listed(own, lists, share, labelled))
@@ -227,6 +268,19 @@ def _listed(loader: DataLoader, lists: IndexLists, share: tuple[int, int], label
         start = lists.starts[number]
         if len(labels):
             yield Tile(inputs, labels, len(labels), np.arange(start, start + len(labels)), number)
+
+
+def _jumping(open_at: Callable[[list[list[int]]], DataLoader], labelled: bool, parts: Parts) -> Iterator[Tile]:
+    """A batch for each list of places, read by a loader made for them."""
+    for number, batch in enumerate(_reading(open_at([part.tolist() for part in parts]))):
+        inputs, labels = as_pair(batch, f"tile {number}", labelled=labelled)
+        if len(labels) != len(parts[number]):
+            raise DataError(
+                DOING,
+                found=f"{len(parts[number])} inputs are collated into {len(labels)}",
+                remedy="Let the DataLoader's collate_fn keep every input",
+            )
+        yield Tile(inputs, labels, len(labels), parts[number], number)
 
 
 def _reading(data: Iterable[Any], numbers: Iterable[int] | None = None) -> Iterator[Any]:
