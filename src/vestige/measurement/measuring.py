@@ -3,33 +3,28 @@
 Shapes: N images, U neurons (units) of a layer, C classes.
 """
 
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, DataError, ModelError, nearest
+from vestige.errors import ConfigError, DataError, nearest
 from vestige.measurement.inputs import Feed, batches
 from vestige.measurement.keeping import SAMPLE, Keep, Place, choose_place
-from vestige.measurement.network import Dtype, Network, moved, pattern
-from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
+from vestige.measurement.network import Dtype, Network
+from vestige.measurement.preparing import prepare, versions
+from vestige.measurement.recalibrating import BatchNorm
 from vestige.measurement.selectivity import Rectify, SelectivityResult, csi_cv_by_layer, measure_selectivity
 from vestige.measurement.sharing import Group
 from vestige.measurement.sweep import DOING
-from vestige.models.batchnorm import recalibrate
-from vestige.models.copies import measurement_copy
 from vestige.models.layers import Layer
 from vestige.models.weights import weights_hash
 
@@ -100,21 +95,28 @@ def measure(
     group = Group.here()
     feed = batches(data, batch_size=batch_size, workers=workers, share=(group.rank, group.world))
     first, tiles = _looked_into(feed, group)
-    own, notes = _prepared(model, device, dtype), list(feed.notes)
-    notes += _set_batch_norm(own, protocol, batch_norm, training_data, batch_size)
-    network = Network.prepare(own, tree_map(lambda value: value[:2], first), layers, dtype=dtype)
-    notes += [note for note in (network.graph.note, getattr(network.layers, "note", "")) if note]
-    notes += _deviation(network, first)
+    ready = prepare(
+        model,
+        first,
+        layers,
+        batch_norm="stored" if protocol == "faithful" else batch_norm,
+        training_data=training_data,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        class_map=class_map,
+        doing=DOING,
+    )
+    network, notes = ready.network, [*feed.notes, *ready.notes]
     width = (8 if dtype == "float64" else 4) * sum(layer.units for layer in network.layers)
     # Free memory differs between processes, and they must do the same: what the shortest of it can do.
     place = min(group.gather(choose_place(keep, feed.length, width, sample=sample)), key=lambda p: (p.share, p.held))
     permutations = _permutations(permutations, place)
-    mapping = None if class_map is None else _class_table(class_map, network.classes)
-    known = feed.labels if mapping is None or feed.labels is None else _mapped(feed.labels, mapping)
+    known = None if feed.labels is None else ready.mapped(feed.labels)
     notes += _missing(permutations, place, known, network, initial)
     result = measure_selectivity(
         network,
-        tiles if mapping is None else (_relabelled(tile, mapping) for tile in tiles),
+        map(ready.relabelled, tiles),
         protocol=protocol,
         permutations=permutations,
         rectify=rectify,
@@ -143,7 +145,7 @@ def measure(
         "batch_size": batch_size,
         "processes": group.world,
         "layers": [layer.name for layer in network.layers],
-        "versions": _versions(),
+        "versions": versions(),
     }
     skipped = tuple(text for part in group.gather(feed.skipped) for text in part)
     return replace(result, layers=network.layers, skipped=skipped, notes=tuple(notes), settings=settings)
@@ -200,97 +202,3 @@ def _looked_into(feed: Any, group: Group) -> tuple[Any, Iterator[Tile]]:
     if inputs is None:
         raise DataError(DOING, found="there are no images", remedy="Give at least one image of two classes")
     return inputs, tiles if first is None else chain([first], tiles)
-
-
-def _prepared(model: nn.Module, device: torch.device | str | None, dtype: Dtype) -> nn.Module:
-    """A copy to measure: eval mode, on the device, in the dtype."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(DOING, found=f"a {type(model).__name__}", remedy="Give a torch.nn.Module")
-    own = measurement_copy(model)
-    wide = dtype == "float64"
-    kinds = {False: torch.float64 if wide else torch.float32, True: torch.complex128 if wide else torch.complex64}
-
-    def move(tensor: Tensor) -> Tensor:
-        exact = tensor.is_floating_point() or tensor.is_complex()
-        return tensor.to(device, kinds[tensor.is_complex()] if exact else tensor.dtype)
-
-    return own._apply(move).eval()
-
-
-def _set_batch_norm(
-    own: nn.Module, protocol: Protocol, batch_norm: BatchNorm, training_data: Any, batch_size: int
-) -> list[str]:
-    """Recompute batch-norm statistics where that is wished and can be done; what must be said of it."""
-    norms = [module for module in own.modules() if isinstance(module, _BatchNorm)]
-    notes = []
-    if any(norm.running_mean is None for norm in norms):
-        notes.append(
-            "Some batch norms keep no statistics and use those of each batch: the numbers depend on how the images "
-            "fall into batches."
-        )
-    if protocol == "faithful" or batch_norm == "stored" or all(norm.running_mean is None for norm in norms):
-        return notes
-    if training_data is None:
-        return [
-            *notes,
-            "Batch-norm statistics are the stored ones: without training_data they cannot be recomputed. Early in "
-            "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning).",
-        ]
-    like = pattern(own)
-    recalibrate(own, (moved(x, like) for x in recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)))
-    return notes
-
-
-def _deviation(network: Network, inputs: Any) -> Iterator[str]:
-    """How far bfloat16 is from float32 on the first batch."""
-    if network.dtype != "bfloat16":
-        return
-    (low_NC, low), (logits_NC, exact) = (each.forward(inputs) for each in (network, replace(network, dtype="float32")))
-    worst = max(
-        float((low[name].float().flatten(1) - full.flatten(1)).norm() / full.norm().clamp(min=1e-30))
-        for name, full in exact.items()
-    )
-    differ = (low_NC.argmax(1) != logits_NC.argmax(1)).float().mean()
-    yield (
-        f"bfloat16: on the first {len(logits_NC)} images activations deviate from float32 by up to {worst:.2g} of "
-        f"their norm, and {differ:.2%} of the predictions differ."
-    )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("vestige", "torch", "numpy", "scipy")
-    return {name: version(name) for name in packages} | {"python": platform.python_version()}
-
-
-def _class_table(class_map: Sequence[int] | Mapping[int, int], classes: int) -> Tensor:
-    """Model class by label; -1 where a label has none."""
-    pairs = dict(class_map.items()) if isinstance(class_map, Mapping) else dict(enumerate(class_map))
-    wrong = [(label, index) for label, index in pairs.items() if label < 0 or not 0 <= index < classes]
-    if not pairs or wrong:
-        found = f"label {wrong[0][0]} is mapped to {wrong[0][1]}" if wrong else "it is empty"
-        raise ConfigError(
-            "reading class_map",
-            found=f"{found}, and the model's classes are 0 to {classes - 1}",
-            remedy="Give the model's class index of every label of the data",
-        )
-    table = torch.full((max(pairs) + 1,), -1, dtype=torch.int64)
-    for label, index in pairs.items():
-        table[label] = int(index)
-    return table
-
-
-def _relabelled(tile: Tile, table: Tensor) -> Tile:
-    counted = torch.from_numpy(_mapped(tile.labels[: tile.valid].cpu().numpy(), table))
-    return tile._replace(labels=counted)
-
-
-def _mapped(labels: np.ndarray, table: Tensor) -> np.ndarray:
-    known = (labels >= 0) & (labels < len(table))
-    mapped = np.where(known, table.numpy()[np.where(known, labels, 0)], -1)
-    if (mapped < 0).any():
-        raise DataError(
-            "mapping the labels to the model's classes",
-            found=f"label {labels[mapped < 0][0]} is not in class_map",
-            remedy="Give the model's class index of every label of the data",
-        )
-    return mapped

@@ -1,0 +1,183 @@
+"""Somebody's model made ready to be measured: copied, moved, its batch norm recomputed, its layers found."""
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from vestige.data.loader import Tile
+from vestige.errors import ConfigError, DataError, ModelError
+from vestige.measurement.network import Dtype, Network, moved, pattern
+from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
+from vestige.models.batchnorm import recalibrate
+from vestige.models.copies import measurement_copy
+from vestige.models.layers import Layer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be measured.
+
+    Attributes:
+      network: a copy, its layers found.
+      class_table: the model's class by label, -1 where a label has none, int64; None where labels are its classes.
+      notes: what must be said aloud, a sentence each.
+    """
+
+    network: Network
+    class_table: Tensor | None
+    notes: tuple[str, ...]
+
+    def mapped(self, labels_N: np.ndarray) -> np.ndarray:
+        """The model's classes of some labels, int64.
+
+        Raises:
+          DataError: a label has none.
+        """
+        return labels_N if self.class_table is None else _mapped(labels_N, self.class_table)
+
+    def relabelled(self, tile: Tile) -> Tile:
+        """A tile with the model's classes for labels.
+
+        Raises:
+          DataError: a label has none.
+        """
+        if self.class_table is None:
+            return tile
+        return tile._replace(labels=torch.from_numpy(_mapped(tile.labels.cpu().numpy(), self.class_table)))
+
+
+def prepare(
+    model: nn.Module,
+    first: Any,
+    layers: Sequence[str | Layer] | None,
+    *,
+    batch_norm: BatchNorm,
+    training_data: Any,
+    dtype: Dtype,
+    device: torch.device | str | None,
+    batch_size: int,
+    class_map: Sequence[int] | Mapping[int, int] | None,
+    doing: str,
+) -> Prepared:
+    """Copy a model to measure it; it is left as it was. For the arguments see `vestige.measure`.
+
+    Args:
+      model: a classifier.
+      first: inputs of one batch.
+      layers: see `find_layers`; None: by rule.
+      batch_norm: whether its statistics are recomputed.
+      training_data: what from.
+      dtype: to compute in.
+      device: to measure on; None: where the model is.
+      batch_size: inputs a forward, in recomputing.
+      class_map: the model's class of each label.
+      doing: what an error says was being done.
+
+    Raises:
+      ConfigError: the class map is wrong.
+      DataError: the training data cannot be read.
+      ModelError: it is no classifier, cannot take the inputs, or has no such layer.
+    """
+    own = _copied(model, device, dtype, doing)
+    notes = _set_batch_norm(own, batch_norm, training_data, batch_size)
+    network = Network.prepare(own, tree_map(lambda value: value[:2], first), layers, dtype=dtype)
+    notes += [note for note in (network.graph.note, getattr(network.layers, "note", "")) if note]
+    notes += _deviation(network, first)
+    table = None if class_map is None else _class_table(class_map, network.classes)
+    return Prepared(network, table, tuple(notes))
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers, for the record."""
+    packages = ("vestige", "torch", "numpy", "scipy")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def _copied(model: nn.Module, device: torch.device | str | None, dtype: Dtype, doing: str) -> nn.Module:
+    """A copy to measure: eval mode, on the device, in the dtype."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(doing, found=f"a {type(model).__name__}", remedy="Give a torch.nn.Module")
+    own = measurement_copy(model)
+    wide = dtype == "float64"
+    kinds = {False: torch.float64 if wide else torch.float32, True: torch.complex128 if wide else torch.complex64}
+
+    def move(tensor: Tensor) -> Tensor:
+        exact = tensor.is_floating_point() or tensor.is_complex()
+        return tensor.to(device, kinds[tensor.is_complex()] if exact else tensor.dtype)
+
+    return own._apply(move).eval()
+
+
+def _set_batch_norm(own: nn.Module, batch_norm: BatchNorm, training_data: Any, batch_size: int) -> list[str]:
+    """Recompute batch-norm statistics where that is wished and can be done; what must be said of it."""
+    norms = [module for module in own.modules() if isinstance(module, _BatchNorm)]
+    notes = []
+    if any(norm.running_mean is None for norm in norms):
+        notes.append(
+            "Some batch norms keep no statistics and use those of each batch: the numbers depend on how the images "
+            "fall into batches."
+        )
+    if batch_norm == "stored" or all(norm.running_mean is None for norm in norms):
+        return notes
+    if training_data is None:
+        return [
+            *notes,
+            "Batch-norm statistics are the stored ones: without training_data they cannot be recomputed. Early in "
+            "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning).",
+        ]
+    like = pattern(own)
+    recalibrate(own, (moved(x, like) for x in recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)))
+    return notes
+
+
+def _deviation(network: Network, inputs: Any) -> Iterator[str]:
+    """How far bfloat16 is from float32 on the first batch."""
+    if network.dtype != "bfloat16":
+        return
+    (low_NC, low), (logits_NC, exact) = (each.forward(inputs) for each in (network, replace(network, dtype="float32")))
+    worst = max(
+        float((low[name].float().flatten(1) - full.flatten(1)).norm() / full.norm().clamp(min=1e-30))
+        for name, full in exact.items()
+    )
+    differ = (low_NC.argmax(1) != logits_NC.argmax(1)).float().mean()
+    yield (
+        f"bfloat16: on the first {len(logits_NC)} images activations deviate from float32 by up to {worst:.2g} of "
+        f"their norm, and {differ:.2%} of the predictions differ."
+    )
+
+
+def _class_table(class_map: Sequence[int] | Mapping[int, int], classes: int) -> Tensor:
+    """Model class by label; -1 where a label has none."""
+    pairs = dict(class_map.items()) if isinstance(class_map, Mapping) else dict(enumerate(class_map))
+    wrong = [(label, index) for label, index in pairs.items() if label < 0 or not 0 <= index < classes]
+    if not pairs or wrong:
+        found = f"label {wrong[0][0]} is mapped to {wrong[0][1]}" if wrong else "it is empty"
+        raise ConfigError(
+            "reading class_map",
+            found=f"{found}, and the model's classes are 0 to {classes - 1}",
+            remedy="Give the model's class index of every label of the data",
+        )
+    table = torch.full((max(pairs) + 1,), -1, dtype=torch.int64)
+    for label, index in pairs.items():
+        table[label] = int(index)
+    return table
+
+
+def _mapped(labels: np.ndarray, table: Tensor) -> np.ndarray:
+    known = (labels >= 0) & (labels < len(table))
+    mapped = np.where(known, table.numpy()[np.where(known, labels, 0)], -1)
+    if (mapped < 0).any():
+        raise DataError(
+            "mapping the labels to the model's classes",
+            found=f"label {labels[mapped < 0][0]} is not in class_map",
+            remedy="Give the model's class index of every label of the data",
+        )
+    return mapped
