@@ -8,18 +8,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("vestige")
-__all__ = ["ClassSelectivity", "Study", "VestigeError", "layers", "measure"]
+__all__ = ["ClassSelectivity", "Study", "VestigeError", "ablate", "layers", "measure"]
 
 _HOMES = {
     "ClassSelectivity": "vestige.measurement.metric",
     "Study": "vestige.study.study",
     "VestigeError": "vestige.errors",
+    "ablate": "vestige.measurement.ablating",
     "layers": "vestige.models.listing",
     "measure": "vestige.measurement.measuring",
 }
 
 if TYPE_CHECKING:
     from vestige.errors import VestigeError
+    from vestige.measurement.ablating import ablate
     from vestige.measurement.measuring import measure
     from vestige.measurement.metric import ClassSelectivity
     from vestige.models.listing import layers

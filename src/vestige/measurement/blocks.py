@@ -37,6 +37,11 @@ class Block:
     numbers: range
     _all: "Blocks" = field(repr=False)
 
+    @property
+    def images(self) -> int:
+        """How many it has, those included that turn out unreadable."""
+        return sum(len(self._all.parts[number]) for number in self.numbers)
+
     def tiles(self) -> Iterator[Tile]:
         """Its tiles, each of T inputs of which the first `valid` count; `number` counts all tiles.
 
@@ -48,8 +53,8 @@ class Block:
     def with_donors(self) -> Iterator[tuple[Tile, Any]]:
         """Its tiles, each with the inputs that give the value `resample`: T of them, of which the first `valid` count.
 
-        Image i is given image (i + s) mod N, in evaluation order, s being T - 1, or N // 2 where there is one tile:
-        another image than its own wherever there are two.
+        Image i is given image (i + N // 2) mod N, in evaluation order: another than itself wherever there are two, and
+        of another class where the data come sorted by class, as folders do. Where that one is unreadable, another.
 
         Raises:
           DataError: as `tiles`; there is one image alone.
@@ -147,43 +152,42 @@ class Blocks(Sequence[Block]):
 
     def donors(self, numbers: range) -> Iterator[tuple[Tile, Any]]:
         """Tiles with their donors; see `Block.with_donors`."""
-        ahead = self._from(numbers)
-        behind: list[Tile] = []
-        last = -1
-        while last < numbers.stop - 1:
-            tile = behind.pop(0) if behind else next(ahead)
-            if tile.number not in numbers or tile.number <= last:  # none of those that are left could be read
-                return
-            last = tile.number
-            if len(self.parts) == 1:
-                yield tile, _rolled(tile)
-                continue
-            rows = [_rows(tile, 0, tile.valid)]
-            have, wanted = tile.valid, tile.valid + self.tile - 1
-            place = 0
-            while have < wanted:
-                if place == len(behind):
-                    behind.append(next(ahead))
-                following = behind[place]
-                rows.append(_rows(following, 0, min(following.valid, wanted - have)))
-                have, place = have + following.valid, place + 1
-            yield tile, self._shifted(rows, tile.valid)
+        places, n = self._places, len(self._places)
+        if n < 2:
+            raise _no_donor()
+        starts = [number * self.tile for number in numbers]
+        wanted = [
+            places[(np.arange(start, start + len(self.parts[number])) + n // 2) % n]
+            for start, number in zip(starts, numbers, strict=True)
+        ]
+        found = self._anywhere(wanted)
+        for tile in self.read(numbers):
+            donors = next(donors for donors in found if donors.number == numbers.index(tile.number))
+            if not donors.valid:
+                raise _no_donor()
+            rows = np.searchsorted(self.parts[tile.number], tile.indices[: tile.valid])
+            row_of = {place: row for row, place in enumerate(donors.indices[: donors.valid].tolist())}
+            own = wanted[donors.number][rows].tolist()
+            taken = torch.tensor([row_of.get(place, row % donors.valid) for row, place in enumerate(own)])
+            yield tile, _padded(_taken(donors.inputs, taken), self.tile)
 
-    def _shifted(self, rows: list[Any], valid: int) -> Any:
-        """The donors of a tile, from its own rows and those that follow."""
-        start = self.tile - 1
-        return _padded(tree_map(lambda *leaves: torch.cat(leaves)[start : start + valid], *rows), self.tile)
-
-    def _from(self, numbers: range) -> Iterator[Tile]:
-        """The tiles from the first of these on, round and round."""
-        yield from self.read(numbers)
-        rest = [*range(numbers.stop, len(self.parts)), *range(len(self.parts))]
-        while True:
-            for number in rest:
-                (tile,) = self._fresh([number])
-                if tile.valid:
-                    yield tile
-            rest = list(range(len(self.parts)))
+    def _anywhere(self, parts: Sequence[np.ndarray]) -> Iterator[Tile]:
+        """A tile for each list of places, in whatever order those are; without a valid image where none is readable."""
+        if self.feed.jumps:
+            found = self.feed.at(parts)
+            waiting = next(found, None)
+            for number in range(len(parts)):
+                if waiting is not None and waiting.number == number:
+                    yield waiting
+                    waiting = next(found, None)
+                else:
+                    yield _nothing(number)
+            return
+        for number, part in enumerate(parts):
+            order = np.argsort(part)
+            (tile,) = _picked(self.feed, [part[order]])
+            inputs = _taken(tile.inputs, torch.from_numpy(np.argsort(order)))
+            yield tile._replace(inputs=inputs, indices=part, number=number)
 
     def _fresh(self, numbers: Sequence[int]) -> Iterator[Tile]:
         """Tiles read from the data, in this order, which ascends; without a valid image where none is readable."""
@@ -192,7 +196,7 @@ class Blocks(Sequence[Block]):
         waiting = next(found, None) if parts else None
         for place, number in enumerate(numbers):
             if waiting is None or waiting.number != place:
-                yield Tile(None, torch.empty(0, dtype=torch.int64), 0, np.empty(0, np.int64), number)
+                yield _nothing(number)
                 continue
             tile = waiting
             self._check_order(tile)
@@ -261,7 +265,7 @@ def _picked(feed: Feed, parts: Sequence[np.ndarray]) -> Iterator[Tile]:
             inside = wanted[wanted <= tile.indices[tile.valid - 1]]
             if len(inside):
                 within = torch.from_numpy(inside - tile.indices[0])
-                rows.append(tree_map(lambda leaf, within=within: leaf[within.to(leaf.device)], tile.inputs))
+                rows.append(_taken(tile.inputs, within))
                 labels.append(tile.labels[within])
                 have += len(inside)
             if have < len(parts[number]):
@@ -283,17 +287,20 @@ def _rows(tile: Tile, start: int, stop: int) -> Any:
     return tree_map(lambda leaf: leaf[start:stop], tile.inputs)
 
 
-def _rolled(tile: Tile) -> Any:
-    """Donors of the only tile."""
-    if tile.valid < 2:
-        raise DataError(
-            "resampling activations",
-            found="there is one image alone, and none that could give it another activation",
-            remedy="Give at least two images",
-        )
-    size = len(tile.labels)
-    order = torch.arange(tile.valid).roll(-(tile.valid // 2))
-    return tree_map(lambda leaf: _padded(leaf[order.to(leaf.device)], size), tile.inputs)
+def _taken(inputs: Any, rows: Tensor) -> Any:
+    return tree_map(lambda leaf: leaf[rows.to(leaf.device)], inputs)
+
+
+def _nothing(number: int) -> Tile:
+    return Tile(None, torch.empty(0, dtype=torch.int64), 0, np.empty(0, np.int64), number)
+
+
+def _no_donor() -> DataError:
+    return DataError(
+        "resampling activations",
+        found="there is no other image that could give an image another activation",
+        remedy="Give at least two images",
+    )
 
 
 def _padded(value: Any, size: int) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vestige.config import Protocol
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, nearest
 from vestige.measurement.keeping import Place
@@ -58,14 +59,19 @@ def split_halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(half_N == 0), np.flatnonzero(half_N == 1)
 
 
-def rank(network: Network, tiles: Iterable[Tile]) -> Ranking:
+def rank(network: Network, tiles: Iterable[Tile], *, protocol: Protocol = "corrected") -> Ranking:
     """Rank every neuron on the images of the ranking half.
+
+    Args:
+      network: with the batch-norm statistics to measure with.
+      tiles: the images.
+      protocol: see `measure_selectivity`.
 
     Raises:
       DataError: images of fewer than two classes, or labels outside the model's classes.
       ModelError: the network has diverged.
     """
-    result = measure_selectivity(network, tiles, permutations=0, place=Place(0.0))
+    result = measure_selectivity(network, tiles, protocol=protocol, permutations=0, place=Place(0.0))
     csi = {
         str(name): torch.from_numpy(rows["csi"].to_numpy().copy())
         for (name,), rows in result.table.group_by("layer", maintain_order=True)

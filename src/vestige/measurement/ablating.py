@@ -1,0 +1,345 @@
+"""`vestige.ablate`: every neuron of anybody's classifier replaced, one at a time or in groups.
+
+Shapes: N images, U neurons (units) of a layer, C classes.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from vestige.errors import ConfigError, nearest
+from vestige.formulas.effects import Totals, class_effects, neuron_effects
+from vestige.measurement.budget import memory_bytes
+from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
+from vestige.measurement.groups import ablate_groups, value_of
+from vestige.measurement.material import Material, block_name, digest, make_ready
+from vestige.measurement.network import Dtype
+from vestige.measurement.per_input import write_changes
+from vestige.measurement.pieces import Piece
+from vestige.measurement.preparing import versions
+from vestige.measurement.ranking import Ranking
+from vestige.measurement.recalibrating import BatchNorm
+from vestige.measurement.singles import Singles, as_totals
+from vestige.measurement.telling import Progress, Telling
+from vestige.models.layers import Layer
+from vestige.runs.store import write_table
+from vestige.runs.tables import IDENTITY, SCHEMAS
+
+Value = Literal["zero", "mean", "resample"]
+Mode = Literal["exact", "controlled", "screen"]
+DOING = "ablating neurons"
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """What replacing neurons does.
+
+    Attributes:
+      table: one row a neuron and value, the columns of the schema "ablation" but for the identity of the run.
+      by_class: one row a neuron, value and class that has images, likewise of "ablation-by-class".
+      groups: one row a group; None where none were given.
+      ranking: one row a neuron: layer, neuron, csi, mean, preferred_class, on the images ranked on.
+      intact: top1, loss (nats) and n (images) of the network as it is.
+      layers: where the neurons are.
+      skipped: what is wrong with each image that was left out as unreadable.
+      notes: what must be known to read the numbers rightly, a sentence each.
+      settings: what made them, ready for JSON.
+    """
+
+    table: pl.DataFrame
+    by_class: pl.DataFrame
+    groups: pl.DataFrame | None
+    ranking: pl.DataFrame
+    intact: Mapping[str, float]
+    layers: tuple[Layer, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_parquet(self, folder: Path | str) -> None:
+        """Write the tables into a folder, each atomically, settings, scores and notes in their metadata ("vestige")."""
+        about = {**self.settings, **self.intact, "notes": list(self.notes)}
+        metadata = {"vestige": json.dumps(about, sort_keys=True)}
+        tables = {"ablation": self.table, "ablation_by_class": self.by_class, "ranking": self.ranking}
+        for name, table in (tables | ({} if self.groups is None else {"groups": self.groups})).items():
+            write_table(Path(folder) / f"{name}.parquet", table, metadata)
+
+
+def ablate(
+    model: nn.Module,
+    data: Any,
+    layers: Sequence[str | Layer] | None = None,
+    *,
+    neurons: Any = None,
+    value: Value | Sequence[Value] | None = None,
+    mode: Mode = "exact",
+    precision: float = 1.1,
+    groups: Any = None,
+    ranking_data: Any = None,
+    held_out: bool = False,
+    batch_norm: BatchNorm = "recalibrate",
+    training_data: Any = None,
+    dtype: Dtype = "float32",
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+    memory: float | str | None = None,
+    folder: Path | str | None = None,
+    class_map: Sequence[int] | Mapping[int, int] | None = None,
+    per_input: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> AblationResult:
+    """Replace every neuron of a classifier, each alone, on the same images, and see what that does to it.
+
+    Several processes may make this same call on one `folder`: they share the work, and may be killed at any moment.
+
+    Args:
+      model: any classifier. A copy of it is ablated; it is left as it was.
+      data: see `vestige.measure`; it must be readable more than once, in a fixed order.
+      layers: see `vestige.measure`.
+      neurons: only these: a mapping of layer names to indices, or a table with the columns layer and neuron; None: all,
+        or with `groups` those in them.
+      value: what replaces a neuron, at every position: "zero"; "mean", its mean over images and positions; "resample",
+        its map from another image; several: each in turn. None: zero, and mean in layers whose activation can be
+        negative.
+      mode: "exact": every neuron on every image. "controlled": every neuron on some images, corrected by an estimate on
+        all of them. "screen": the estimate alone.
+      precision: of "controlled": `loss_delta_se` is at most so many times what "exact" would have.
+      groups: a table with the columns layer, neuron and group: the neurons of each group are replaced together too.
+      ranking_data: images from which the means and preferred classes are; None: `data`.
+      held_out: take them from one half of `data`, alternate images of each class, and ablate on the other.
+      batch_norm: see `vestige.measure`.
+      training_data: see `vestige.measure`.
+      dtype: see `vestige.measure`.
+      device: to work on; None: where the model is.
+      batch_size: images a forward of the whole network; None: from the shapes of its activations.
+      workers: processes that read a Dataset.
+      memory: bytes, or text such as "4GiB", that may be taken for holding images and estimates; None: half of what is
+        free. It changes no number.
+      folder: where finished pieces are kept, so that the same call goes on where it was cut off.
+      class_map: see `vestige.measure`.
+      per_input: write each image's change of loss into `folder`: `per_input/VALUE/LAYER.npy`, neurons x images float32.
+      seed: of the images that "controlled" draws.
+      progress: called with the number of ablations done (of one neuron, for one image) and of all.
+
+    Returns:
+      See `AblationResult`. The columns: loss_delta (nats, ablated minus intact), loss_delta_se (of the mean over
+      images, paired), approximation_se (0 for "exact"), top1_delta, right_to_wrong, wrong_to_right, preferred_class,
+      preferred_delta and others_delta (of accuracy, on its images and on the others).
+
+    Raises:
+      ConfigError: an argument that does not make sense.
+      DataError: as `vestige.measure`; data that can be read only once or come in another order each time.
+      ModelError: as `vestige.measure`.
+      StoreError: `folder` cannot be written, or was made by other settings.
+
+    References:
+      Morcos et al. (2018), On the importance of single directions for generalization; Zhou et al. (2018), Revisiting
+      the importance of individual units in CNNs via ablation.
+    """
+    values = (value,) if isinstance(value, str) else value
+    check_options(values=values, mode=mode, precision=precision, dtype=dtype, batch_norm=batch_norm)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(DOING, found=f"batch_size is {batch_size}", remedy="Give 1 or more")
+    if per_input and (folder is None or mode != "exact"):
+        found = f"per_input=True with mode={mode!r}" if folder else "per_input=True without a folder"
+        raise ConfigError(DOING, found=found, remedy="Give a folder, and mode='exact'")
+    limit = memory_bytes(memory)
+    material = make_ready(
+        model,
+        data,
+        named_layers(neurons, groups) if layers is None else layers,
+        ranking_data=ranking_data,
+        held_out=held_out,
+        batch_norm=batch_norm,
+        training_data=training_data,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        memory=limit,
+        folder=None if folder is None else Path(folder),
+        class_map=class_map,
+        doing=DOING,
+    )
+    all_layers = material.network.layers
+    sets = [] if groups is None else neuron_groups(groups, all_layers)
+    units = chosen_units(neurons, all_layers) if neurons is not None else (as_table({}, sets) if sets else None)
+    ranking, intact = material.ranking(), material.intact()
+    tasks = [
+        Task(layer, one, None if units is None else units[layer.name])
+        for layer in all_layers
+        if units is None or layer.name in units
+        for one in values or (value_of(layer),)
+    ]
+    telling = Telling(material.pieces, progress)
+    if mode == "exact":
+        sums = _exact(material, tasks, ranking, per_input, None if folder is None else Path(folder), telling)
+        frames = [task.frames(total, ranking, "exact") for task, total in zip(tasks, sums, strict=True)]
+    else:
+        raise ConfigError(DOING, found=f"mode={mode!r} is not there yet", remedy="Give mode='exact'")
+    joint = ablate_groups(material, sets, values, ranking, telling) if sets else None
+    notes = [*material.notes, *_said(material, tasks, precision if mode == "controlled" else None)]
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    settings = {
+        **material.settings,
+        "values": sorted({task.value for task in tasks}),
+        "mode": mode,
+        "precision": precision if mode == "controlled" else None,
+        "seed": seed if mode == "controlled" else None,
+        "batch_norm": "stored" if training_data is None else batch_norm,
+        "layers": [layer.name for layer in all_layers],
+        "versions": versions(),
+    }
+    return AblationResult(
+        _joined([own for own, _ in frames], "ablation"),
+        _joined([by_class for _, by_class in frames], "ablation-by-class"),
+        joint,
+        ranking_table(ranking, all_layers),
+        intact,
+        all_layers,
+        material.skipped,
+        tuple(notes),
+        settings,
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """The neurons of one layer and what replaces them.
+
+    Attributes:
+      layer: where they are.
+      value: zero, mean or resample.
+      units: which, ascending; None: all.
+    """
+
+    layer: Layer
+    value: str
+    units: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """How many neurons."""
+        return self.layer.units if self.units is None else len(self.units)
+
+    @property
+    def prefix(self) -> str:
+        """Of the names of its pieces."""
+        some = "" if self.units is None else f"/some-{digest(self.units.tolist())}"
+        return f"exact/{self.value}/{self.layer.name}{some}"
+
+    def frames(self, sums: Totals, ranking: Ranking, mode: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """A row a neuron, and a row a neuron and class."""
+        units = torch.arange(self.layer.units) if self.units is None else self.units
+        preferred_U = ranking.preferred[self.layer.name].cpu()[units]
+        effects = neuron_effects(sums, preferred_U)
+        neurons = self._named(units.numpy(), mode).with_columns(
+            preferred_class=preferred_U.numpy(),
+            approximation_se=pl.lit(0.0),
+            **{name: effect.numpy() for name, effect in effects.items()},
+        )
+        classes = class_effects(sums)
+        present_C = (classes["class_n"] > 0).nonzero()[:, 0]
+        columns = {"class": present_C} | {name: effect[..., present_C] for name, effect in classes.items()}
+        by_class = self._named(np.repeat(units.numpy(), len(present_C)), mode).with_columns(
+            pl.Series(name, column.expand(len(units), -1).flatten().numpy()) for name, column in columns.items()
+        )
+        return neurons, by_class
+
+    def _named(self, neurons: np.ndarray, mode: str) -> pl.DataFrame:
+        return pl.DataFrame({"neuron": neurons.astype(np.int32)}).select(
+            pl.lit(self.layer.stage).alias("stage"),
+            pl.lit(self.layer.name).alias("layer"),
+            "neuron",
+            pl.lit(self.value).alias("value"),
+            pl.lit(mode).alias("mode"),
+        )
+
+
+def _exact(
+    material: Material, tasks: Sequence[Task], ranking: Ranking, per_input: bool, folder: Path | None, telling: Telling
+) -> list[Totals]:
+    """Sums over all blocks for each task; block after block, so that each is read once for all tasks."""
+    kind = "-per-input" if per_input else ""
+    singles: dict[str, Singles] = {}
+    jobs = {block_name(f"{task.prefix}{kind}", block): (task, block) for block in material.blocks for task in tasks}
+    telling.expect({name: task.count * block.images for name, (task, block) in jobs.items()})
+
+    def make(name: str) -> Piece:
+        task, block = jobs[name]
+        if task.prefix not in singles:
+            mean_U = ranking.mean[task.layer.name]
+            singles[task.prefix] = Singles(material.network, task.layer, task.value, mean_U, task.units)
+        return singles[task.prefix].piece(block, per_input=per_input, tell=telling.within(name, task.count))
+
+    found: dict[str, Totals] = {}
+    for name, piece in zip(jobs, material.pieces.all(list(jobs), make), strict=True):
+        task, more = jobs[name][0], as_totals(piece)
+        found[task.prefix] = found[task.prefix] + more if task.prefix in found else more
+        telling.at()
+    for task in tasks if per_input else ():
+        assert folder is not None
+        names = [block_name(f"{task.prefix}{kind}", block) for block in material.blocks]
+        write_changes(folder, task.value, task.layer.name, material.pieces.all(names, make))
+    return [found[task.prefix] for task in tasks]
+
+
+def check_options(*, values: Sequence[str] | None, mode: str, precision: float, dtype: str, batch_norm: str) -> None:
+    """Arguments must be known words, and a precision more than 1.
+
+    Raises:
+      ConfigError: one is not.
+    """
+    given = [("value", one, get_args(Value)) for one in values or ()]
+    given += [("mode", mode, get_args(Mode)), ("dtype", dtype, get_args(Dtype))]
+    for name, one, known in (*given, ("batch_norm", batch_norm, get_args(BatchNorm))):
+        if one not in known:
+            raise ConfigError(DOING, found=f"there is no {name} {one!r}", remedy=nearest(str(one), known))
+    if values is not None and not values:
+        raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(Value)))
+    if not 1 < precision < inf:
+        raise ConfigError(DOING, found=f"precision is {precision}", remedy="Give a number above 1, such as 1.1")
+
+
+def ranking_table(ranking: Ranking, layers: Sequence[Layer]) -> pl.DataFrame:
+    """A row a neuron."""
+    frames = [
+        pl.DataFrame(
+            {
+                "layer": layer.name,
+                "neuron": np.arange(layer.units, dtype=np.int32),
+                "csi": ranking.csi[layer.name].cpu().numpy(),
+                "mean": ranking.mean[layer.name].cpu().numpy(),
+                "preferred_class": ranking.preferred[layer.name].cpu().numpy().astype(np.int32),
+            }
+        )
+        for layer in layers
+    ]
+    return pl.concat(frames)
+
+
+def _said(material: Material, tasks: Sequence[Task], precision: float | None) -> list[str]:
+    """What must be said of how it was done."""
+    del precision
+    used = {task.value for task in tasks}
+    what = "Preferred classes and the means that replace neurons" if "mean" in used else "Preferred classes"
+    return [f"{what} are of {material.ranked}."]
+
+
+def _joined(frames: Sequence[pl.DataFrame], kind: str) -> pl.DataFrame:
+    schema = {name: dtype for name, dtype in SCHEMAS[kind].items() if name not in IDENTITY}
+    if not frames:
+        return pl.DataFrame(schema=schema)
+    return pl.concat(frames).select(pl.col(name).cast(dtype) for name, dtype in schema.items())

@@ -1,0 +1,240 @@
+"""What ablation works on, made ready: the network, the images to ablate on, the ranking, the pieces made so far."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from vestige.config import Protocol
+from vestige.errors import ConfigError, DataError
+from vestige.formulas.effects import outcomes
+from vestige.measurement.blocks import BLOCK_IMAGES, Block, Blocks, blocks
+from vestige.measurement.full_forwards import NOTE
+from vestige.measurement.inputs import batches
+from vestige.measurement.network import Dtype, Network, check_finite, check_labels
+from vestige.measurement.pieces import FolderPieces, MemoryPieces, Piece, Pieces
+from vestige.measurement.preparing import Prepared, prepare, versions
+from vestige.measurement.ranking import Ranking, rank, split_halves
+from vestige.measurement.recalibrating import BatchNorm
+from vestige.models.layers import Layer
+from vestige.models.weights import weights_hash
+from vestige.runs.store import value_hash
+
+NUMBERS_VERSION = 1
+"""Raised when the same model, images and settings would give other pieces."""
+TILE_BYTES = 64 << 20
+MOST_IN_TILE = 256
+Ranked = Literal["the same images", "ranking_data", "the other half of the images"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """A network and its images, ready to be ablated.
+
+    Attributes:
+      network: a copy of the user's.
+      blocks: of the images to ablate on.
+      to_rank: of those to rank on.
+      ranked: what those are.
+      pieces: made so far.
+      notes: what must be said aloud.
+      settings: what made the numbers, ready for JSON.
+    """
+
+    network: Network
+    blocks: Blocks
+    to_rank: Blocks
+    ranked: Ranked
+    pieces: Pieces
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+    _skipped: Callable[[], list[str]] = field(repr=False)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What is wrong with each image that was left out as unreadable."""
+        return tuple(self._skipped())
+
+    def ranking(self, protocol: Protocol = "corrected") -> Ranking:
+        """Every neuron's index, mean and preferred class.
+
+        Raises:
+          DataError: images of fewer than two classes, or labels outside the model's classes.
+          ModelError: the network has diverged.
+        """
+        names = [layer.name for layer in self.network.layers]
+
+        def make(_: str) -> Piece:
+            found = rank(self.network, self.to_rank.tiles(), protocol=protocol)
+            columns = {"csi": found.csi, "mean": found.mean, "preferred": found.preferred}
+            return {f"{column}/{name}": of[name] for column, of in columns.items() for name in names}
+
+        (piece,) = self.pieces.all([f"ranking/{protocol}-{digest(names)}"], make)
+        return Ranking(
+            *({name: piece[f"{column}/{name}"] for name in names} for column in ("csi", "mean", "preferred"))
+        )
+
+    def intact(self) -> dict[str, float]:
+        """Accuracy and loss of the intact network on the images to ablate on, and how many those are.
+
+        Raises:
+          DataError: there are none, or labels outside the model's classes.
+          ModelError: the network has diverged.
+        """
+
+        def make(name: str) -> Piece:
+            sums = torch.zeros(3, dtype=torch.float64)
+            for tile in self.blocks[int(name.rpartition("-")[2])].tiles():
+                check_labels(tile.labels[: tile.valid], self.network.classes, doing="ablating neurons")
+                logits = self.network.captured(tile.inputs, [])[0][: tile.valid]
+                check_finite(logits, "its output", doing="ablating neurons")
+                found = outcomes(logits, tile.labels[: tile.valid].to(logits.device))
+                sums += torch.tensor([found.correct.sum(), found.loss.sum(), tile.valid], dtype=torch.float64)
+            return {"sums": sums}
+
+        top1, loss, n = self.summed("intact", make)["sums"].tolist()
+        if not n:
+            check_labels(torch.empty(0), self.network.classes, doing="ablating neurons")
+        return {"top1": top1 / n, "loss": loss / n, "n": int(n)}
+
+    def summed(self, prefix: str, make: Callable[[str], Piece]) -> Piece:
+        """The sum of the pieces `prefix/block-0000` and so on over all blocks, in their order."""
+        return added(self.pieces.all([block_name(prefix, block) for block in self.blocks], make))
+
+
+def block_name(prefix: str, block: Block) -> str:
+    """Of a piece of one block."""
+    return f"{prefix}/block-{block.number:04d}"
+
+
+def added(pieces: Iterable[Piece]) -> Piece:
+    """The sum of pieces, tensor by tensor, in their order."""
+    total: Piece = {}
+    for piece in pieces:
+        total = {name: total[name] + value if name in total else value for name, value in piece.items()}
+    return total
+
+
+def digest(value: Any) -> str:
+    """A few characters that stand for a value."""
+    return value_hash(value)[:12]
+
+
+def make_ready(
+    model: nn.Module,
+    data: Any,
+    layers: Sequence[str | Layer] | None,
+    *,
+    ranking_data: Any,
+    held_out: bool,
+    batch_norm: BatchNorm,
+    training_data: Any,
+    dtype: Dtype,
+    device: torch.device | str | None,
+    batch_size: int | None,
+    workers: int,
+    memory: float,
+    folder: Path | None,
+    class_map: Sequence[int] | Mapping[int, int] | None,
+    doing: str,
+) -> Material:
+    """Make everything ready that ablation needs; for the arguments see `vestige.ablate`.
+
+    Raises:
+      VestigeError: something does not make sense, or together.
+    """
+    if held_out and ranking_data is not None:
+        raise ConfigError(doing, found="both ranking_data and held_out=True", remedy="Give one of them")
+    feed = batches(data, batch_size=batch_size or 16, workers=workers)
+    blocks(feed)  # refuses data that can be read only once
+    first = next(iter(feed), None)
+    if first is None:
+        raise DataError(doing, found="there are no images", remedy="Give at least one image of two classes")
+    ready = prepare(
+        model,
+        first.inputs,
+        layers,
+        batch_norm=batch_norm,
+        training_data=training_data,
+        dtype=dtype,
+        device=device,
+        batch_size=batch_size or MOST_IN_TILE,
+        class_map=class_map,
+        doing=doing,
+    )
+    tile = batch_size or tile_size(ready.network, first.inputs)
+    options: dict[str, Any] = {"tile": tile, "relabel": ready.relabelled, "held": memory / 2}
+    to_ablate = blocks(feed, **options)
+    to_rank, ranked = to_ablate, "the same images"
+    if ranking_data is not None:
+        other = batches(ranking_data, batch_size=tile, workers=workers)
+        to_rank, ranked = blocks(other, **options), "ranking_data"
+    elif held_out:
+        known = np.flatnonzero(to_ablate.labels >= 0)
+        ranking_half, ablation_half = split_halves(to_ablate.labels[known])
+        to_rank = blocks(feed, places=known[ranking_half], **options)
+        to_ablate = blocks(feed, places=known[ablation_half], **options)
+        ranked = "the other half of the images"
+    settings = _settings(model, ready, to_ablate, to_rank, ranked, tile, dtype)
+    pieces = MemoryPieces() if folder is None else FolderPieces(Path(folder) / "pieces", settings)
+    notes = [*feed.notes, *ready.notes, *([] if ready.network.graph.traced else [NOTE])]
+    return Material(ready.network, to_ablate, to_rank, ranked, pieces, tuple(notes), settings, lambda: feed.skipped)
+
+
+def tile_size(network: Network, inputs: Any) -> int:
+    """Images a tile: a power of two, from the shapes alone, so that no number depends on the memory there is."""
+    few = [leaf[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    largest = max(leaf.numel() * leaf.element_size() for leaf in few)
+    seen = network.forward(_first(inputs))[1].values()
+    largest = max([largest, *(activation.numel() * activation.element_size() for activation in seen)])
+    return min(1 << max(0, int(TILE_BYTES // largest).bit_length() - 1), MOST_IN_TILE)
+
+
+def _first(inputs: Any) -> Any:
+    return tree_map(lambda leaf: leaf[:1], inputs)
+
+
+def _settings(
+    model: nn.Module, ready: Prepared, to_ablate: Blocks, to_rank: Blocks, ranked: Ranked, tile: int, dtype: Dtype
+) -> dict[str, Any]:
+    """Everything that can change a piece."""
+    network = ready.network
+    return {
+        "version": NUMBERS_VERSION,
+        "model": type(model).__name__,
+        "weights": weights_hash(model.state_dict()),
+        "weights_and_statistics": weights_hash(network.graph.module.state_dict()),
+        "data": _identity(to_ablate),
+        "ranked_on": ranked,
+        "ranking_data": _identity(to_rank) if ranked == "ranking_data" else None,
+        "class_map": None if ready.class_table is None else ready.class_table.tolist(),
+        "dtype": dtype,
+        "device": network.device.type,
+        "threads": torch.get_num_threads() if network.device.type == "cpu" else None,
+        "batch_size": tile,
+        "block_images": BLOCK_IMAGES,
+        "versions": {name: versions()[name] for name in ("vestige", "torch")},
+    }
+
+
+def _identity(of: Blocks) -> dict[str, Any]:
+    """What tells some images from others without reading them all: their labels, and the first tile."""
+    hashed = hashlib.sha256()
+    for tile in _few(of):
+        for leaf in tree_leaves(tile.inputs):
+            hashed.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.ndim else b"")
+        hashed.update(tile.labels.cpu().numpy().tobytes())
+    known = of.feed.labels
+    labels = None if known is None else hashlib.sha256(known.tobytes()).hexdigest()[:16]
+    return {"name": of.feed.name, "images": of.images, "first": hashed.hexdigest()[:16], "labels": labels}
+
+
+def _few(of: Blocks) -> Iterator[Any]:
+    tile = next(of.tiles(), None)
+    return iter(() if tile is None else (tile,))

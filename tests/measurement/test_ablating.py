@@ -1,0 +1,342 @@
+"""`vestige.ablate` on small networks, against full forwards with hooks."""
+
+import hooked
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hooked import hooked_forward
+from polars.testing import assert_frame_equal
+from torch import nn
+
+import vestige
+from vestige.errors import ConfigError, DataError, StoreError
+from vestige.measurement.blocks import BLOCK_IMAGES
+from vestige.runs.tables import IDENTITY, SCHEMAS
+
+N = 37
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module", name="images")
+def _images():
+    return hooked.images(N, 1, 8)
+
+
+@pytest.fixture(scope="module", name="result")
+def _result(model, images):
+    return vestige.ablate(model, images, value=("zero", "mean", "resample"), batch_norm="stored", batch_size=8)
+
+
+def expected_changes(model: nn.Module, images, layer: str, unit: int, fill: torch.Tensor | float) -> np.ndarray:
+    """Change of cross-entropy of each image, by a hook, float64."""
+    inputs, labels = images
+
+    def hook(_module, _inputs, output):
+        output = output.clone()
+        output[:, unit] = fill
+        return output
+
+    before = model(inputs)
+    handle = model.get_submodule(layer).register_forward_hook(hook)
+    after = model(inputs)
+    handle.remove()
+    losses = [nn.functional.cross_entropy(logits.double(), labels, reduction="none") for logits in (before, after)]
+    return (losses[1] - losses[0]).detach().numpy()
+
+
+@torch.no_grad()
+def test_every_value_equals_hooked_forwards(model, images, result):
+    seen = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.clone()}))
+        for name in ("layer1.0", "layer2.0", "layer3.0")
+    ]
+    model(images[0])
+    for handle in handles:
+        handle.remove()
+    assert result.table.height == 3 * (8 + 16 + 32)
+    for layer, maps in seen.items():
+        for unit in (0, 3, 7):
+            fills = {"zero": 0.0, "mean": maps[:, unit].mean(), "resample": maps[(torch.arange(N) + N // 2) % N, unit]}
+            for value, fill in fills.items():
+                row = result.table.row(
+                    by_predicate=(pl.col("layer") == layer) & (pl.col("neuron") == unit) & (pl.col("value") == value),
+                    named=True,
+                )
+                changes = expected_changes(model, images, layer, unit, fill)
+                assert row["loss_delta"] == pytest.approx(changes.mean(), abs=3e-6)
+                assert row["loss_delta_se"] == pytest.approx(changes.std(ddof=1) / np.sqrt(N), abs=3e-6)
+                assert row["approximation_se"] == 0
+
+
+def test_tables_are_those_of_the_schemas(model, images, result):
+    for table, kind in ((result.table, "ablation"), (result.by_class, "ablation-by-class")):
+        assert dict(table.schema) == {name: kind for name, kind in SCHEMAS[kind].items() if name not in IDENTITY}
+    logits, labels = model(images[0]), images[1]
+    assert result.intact["n"] == N
+    assert result.intact["top1"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert result.intact["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.groups is None
+    assert result.ranking.columns == ["layer", "neuron", "csi", "mean", "preferred_class"]
+    assert "Preferred classes and the means that replace neurons are of the same images." in result.notes
+    assert result.settings["block_images"] == BLOCK_IMAGES
+    measured = vestige.measure(model, images, permutations=0, batch_norm="stored")
+    assert result.ranking["csi"].to_numpy() == pytest.approx(measured.table["csi"].to_numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("memory", [1, "1GiB"])
+@pytest.mark.parametrize("kind", ["pieces", "loader", "list"])
+def test_numbers_depend_on_neither_memory_nor_source_nor_folder(model, images, result, tmp_path, memory, kind):
+    inputs, labels = images
+    data = {
+        "pieces": images,
+        "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*images), batch_size=5),
+        "list": [(inputs[:20], labels[:20]), (inputs[20:], labels[20:])],
+    }[kind]
+    found = vestige.ablate(
+        model,
+        data,
+        value=("zero", "mean", "resample"),
+        batch_norm="stored",
+        batch_size=8,
+        memory=memory,
+        folder=tmp_path / "f" if kind == "pieces" else None,
+    )
+    assert_frame_equal(found.table, result.table, check_exact=True)
+    assert_frame_equal(found.by_class, result.by_class, check_exact=True)
+
+
+def test_some_neurons_only(model, images, result):
+    table = pl.DataFrame({"layer": ["layer1.0", "layer3.0", "layer3.0"], "neuron": [2, 31, 0]})
+    wanted = result.table.filter(pl.col("value") == "zero").join(table, on=["layer", "neuron"], how="semi")
+    options = {"batch_norm": "stored", "batch_size": 8}
+    for neurons in (table, table.to_pandas(), {"layer1.0": [2], "layer3.0": torch.tensor([31, 0])}):
+        found = vestige.ablate(model, images, neurons=neurons, **options)
+        assert_frame_equal(found.table, wanted, check_exact=True)
+
+
+@torch.no_grad()
+def test_groups_are_ablated_together(model, images):
+    rows = [
+        ("layer1.0", 1, "b"),
+        ("layer3.0", 5, "b"),
+        ("layer1.0", 2, "a"),
+        ("layer2.0", 3, "b"),
+        ("layer2.0", 4, "c"),
+    ]
+    groups = pl.DataFrame(rows, schema=["layer", "neuron", "group"], orient="row")
+    found = vestige.ablate(model, images, groups=groups, value=("mean", "resample"), batch_norm="stored", batch_size=8)
+    assert found.groups is not None
+    assert found.groups.columns == [
+        "group",
+        "neurons",
+        "value",
+        "loss_delta",
+        "loss_delta_se",
+        "top1_delta",
+        "right_to_wrong",
+        "wrong_to_right",
+    ]
+    assert found.groups.select("group", "neurons", "value").rows() == [
+        (group, n, value) for value in ("mean", "resample") for group, n in (("b", 3), ("a", 1), ("c", 1))
+    ]
+    inputs, labels = images
+    mean = {(r["layer"], r["neuron"]): r["mean"] for r in found.ranking.to_dicts()}
+    before = model(inputs)
+    replaced = {layer: ([u], torch.tensor([mean[layer, u]])) for layer, u, group in rows if group == "b"}
+    after = hooked_forward(model, inputs, replaced)
+    losses = [nn.functional.cross_entropy(x.double(), labels, reduction="none") for x in (before, after)]
+    right = [x.argmax(1) == labels for x in (before, after)]
+    row = found.groups.row(0, named=True)
+    assert row["loss_delta"] == pytest.approx((losses[1] - losses[0]).mean().item(), abs=3e-6)
+    assert row["loss_delta_se"] == pytest.approx((losses[1] - losses[0]).std().item() / N**0.5, abs=3e-6)
+    assert row["right_to_wrong"] == pytest.approx((right[0] & ~right[1]).double().mean().item())
+    assert row["wrong_to_right"] == pytest.approx((~right[0] & right[1]).double().mean().item())
+    # a group of one is the neuron alone, which is in the table too
+    singles = {(r["layer"], r["neuron"], r["value"]): r["loss_delta"] for r in found.table.to_dicts()}
+    assert len(singles) == 2 * len(rows)
+    for row in found.groups.filter(pl.col("group") == "a").to_dicts():
+        assert row["loss_delta"] == pytest.approx(singles["layer1.0", 2, row["value"]], abs=3e-6)
+
+
+def test_each_image_s_change_is_written(model, images, result, tmp_path):
+    vestige.ablate(model, images, batch_norm="stored", batch_size=8, per_input=True, folder=tmp_path)
+    changes = np.load(tmp_path / "per_input/zero/layer2.0.npy")
+    assert changes.shape == (16, N)
+    assert changes.dtype == np.float32
+    expected = expected_changes(model, images, "layer2.0", 3, 0.0)
+    np.testing.assert_allclose(changes[3], expected, atol=2e-5)
+    table = result.table.filter((pl.col("layer") == "layer2.0") & (pl.col("value") == "zero"))
+    np.testing.assert_allclose(changes.mean(1), table["loss_delta"].to_numpy(), atol=1e-6)
+
+
+class Forked(nn.Module):
+    """A network that no tracer takes: what it does depends on its input."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) if x.sum() < 1e9 else self.model(-x)
+
+
+def test_a_network_that_is_not_traced(model, images, result):
+    groups = {"layer": ["model.layer1.0", "model.layer3.0"], "neuron": [1, 5], "group": [0, 0]}
+    neurons = {"model.layer2.0": [0, 3]}
+    options = {"value": ("zero", "mean", "resample"), "batch_norm": "stored", "batch_size": 8}
+    found = vestige.ablate(Forked(model), images, neurons=neurons, groups=groups, **options)
+    assert any("runs whole forwards" in note for note in found.notes)
+    same = result.table.filter((pl.col("layer") == "layer2.0") & pl.col("neuron").is_in([0, 3]))
+    columns = ["neuron", "value", "loss_delta", "loss_delta_se", "top1_delta", "preferred_class"]
+    assert_frame_equal(found.table.select(columns), same.select(columns), abs_tol=3e-6, check_exact=False)
+    traced = vestige.ablate(model, images, neurons={}, groups={**groups, "layer": ["layer1.0", "layer3.0"]}, **options)
+    assert_frame_equal(found.groups, traced.groups, abs_tol=3e-6, check_exact=False)
+
+
+def test_held_out_and_ranking_data(model, images):
+    inputs, labels = images
+    options = {"value": "mean", "batch_norm": "stored", "batch_size": 8}
+    halves = vestige.ablate(model, images, held_out=True, **options)
+    first = np.zeros(N, dtype=bool)
+    for c in range(10):
+        first[np.flatnonzero(labels.numpy() == c)[::2]] = True
+    ranked_on = (inputs[first], labels[first])
+    other = vestige.ablate(model, (inputs[~first], labels[~first]), ranking_data=ranked_on, **options)
+    assert halves.intact["n"] == (~first).sum()
+    assert_frame_equal(halves.table, other.table, check_exact=True)
+    assert "Preferred classes and the means that replace neurons are of the other half of the images." in halves.notes
+    assert "Preferred classes and the means that replace neurons are of ranking_data." in other.notes
+
+
+def test_layers_that_can_be_negative_get_their_mean():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    found = vestige.ablate(model, (torch.randn(30, 6), torch.arange(30) % 3))
+    assert dict(found.table.select("layer", "value").unique().rows()) == {"1": "mean", "3": "zero"}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_precisions(model, images, result, dtype):
+    found = vestige.ablate(
+        model, images, neurons={"layer2.0": range(8)}, batch_norm="stored", batch_size=8, dtype=dtype
+    )
+    same = result.table.filter((pl.col("layer") == "layer2.0") & (pl.col("neuron") < 8) & (pl.col("value") == "zero"))
+    off = np.abs(found.table["loss_delta"].to_numpy() - same["loss_delta"].to_numpy()).max()
+    assert 0 < off < (3e-6 if dtype == "float64" else 0.05)
+    assert any("bfloat16: on the first" in note for note in found.notes) == (dtype == "bfloat16")
+
+
+def test_a_class_map(model, images, result):
+    inputs, labels = images
+    found = vestige.ablate(
+        model, (inputs, 9 - labels), class_map=list(range(10))[::-1], batch_norm="stored", batch_size=8
+    )
+    assert_frame_equal(found.table, result.table.filter(pl.col("value") == "zero"), check_exact=True)
+
+
+def test_progress_reaches_its_end(model, images):
+    seen = []
+    vestige.ablate(
+        model,
+        images,
+        neurons={"layer3.0": [1, 2]},
+        batch_norm="stored",
+        batch_size=8,
+        progress=lambda done, of: seen.append((done, of)),
+    )
+    assert seen[-1] == (2 * N, 2 * N)
+    assert seen == sorted(seen)
+    assert len(seen) > 4
+
+
+def test_tables_are_written_with_what_made_them(result, tmp_path):
+    result.to_parquet(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "ablation.parquet",
+        "ablation_by_class.parquet",
+        "ranking.parquet",
+    }
+    assert_frame_equal(pl.read_parquet(tmp_path / "ablation.parquet"), result.table, check_exact=True)
+
+
+BAD = {
+    "value": (
+        {"value": "nought"},
+        "ablating neurons: there is no value 'nought'. Choose one of 'zero', 'mean', 'resample'.",
+    ),
+    "mode": ({"mode": "exactly"}, "ablating neurons: there is no mode 'exactly'. Did you mean 'exact'?"),
+    "precision": ({"precision": 1.0}, "ablating neurons: precision is 1.0. Give a number above 1, such as 1.1."),
+    "memory": (
+        {"memory": "1 banana"},
+        "reading the memory limit: '1 banana' is no amount of memory. Write bytes, '4GiB' or '500MB'.",
+    ),
+    "no memory": (
+        {"memory": 0},
+        "reading the memory limit: '0' is no amount of memory. Write bytes, '4GiB' or '500MB'.",
+    ),
+    "neuron": (
+        {"neurons": {"layer1.0": [0, 8]}},
+        "choosing neurons to ablate: layer 'layer1.0' has no neuron 8. Its neurons are 0 to 7.",
+    ),
+    "no index": (
+        {"neurons": {"layer1.0": ["first"]}},
+        "choosing neurons to ablate: layer 'layer1.0' has no neuron 'first'. Its neurons are 0 to 7.",
+    ),
+    "none": (
+        {"neurons": {"layer1.0": []}},
+        "choosing neurons to ablate: none is named. Name one at least, or leave it out for all.",
+    ),
+    "no table": (
+        {"neurons": 3},
+        "choosing neurons to ablate: neurons is a int. Give a table with the columns layer and neuron.",
+    ),
+    "groups": (
+        {"groups": {"layer": ["layer1.0"], "neuron": [0]}},
+        "reading the groups of neurons: the table has no column 'group', but layer and neuron. "
+        "Give a table with the columns layer, neuron and group.",
+    ),
+    "no groups": (
+        {"groups": {"layer": [], "neuron": [], "group": []}},
+        "reading the groups of neurons: the table has no row. Give a row for each neuron of a group.",
+    ),
+    "per_input": (
+        {"per_input": True},
+        "ablating neurons: per_input=True without a folder. Give a folder, and mode='exact'.",
+    ),
+    "both": (
+        {"held_out": True, "ranking_data": (torch.zeros(1), torch.zeros(1))},
+        "ablating neurons: both ranking_data and held_out=True. Give one of them.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_makes_no_sense_is_said(model, images, name):
+    options, message = BAD[name]
+    with pytest.raises(ConfigError) as caught:
+        vestige.ablate(model, images, **options)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_layer_is_said(model, images):
+    for options in ({"neurons": {"layer9": [0]}}, {"groups": {"layer": ["layer9"], "neuron": [0], "group": [0]}}):
+        with pytest.raises(ValueError, match="layer9"):
+            vestige.ablate(model, images, **options)
+
+
+def test_a_folder_of_another_model_is_refused(model, images, tmp_path):
+    options = {"neurons": {"layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
+    vestige.ablate(model, images, **options)
+    with pytest.raises(StoreError) as caught:
+        vestige.ablate(hooked.randomised(hooked.resnet8(), seed=1), images, **options)
+    assert str(caught.value).startswith(
+        f"going on in {tmp_path / 'pieces'}: its pieces were made by other settings: weights is "
+    )
+    assert str(caught.value).endswith("Give another folder, or delete this one.")
+
+
+def test_data_that_can_be_read_once_are_refused(model, images):
+    with pytest.raises(DataError, match="can be read only once"):
+        vestige.ablate(model, iter([images]))
