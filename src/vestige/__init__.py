@@ -8,13 +8,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("vestige")
-__all__ = ["ClassSelectivity", "Study", "VestigeError", "ablate", "layers", "measure"]
+__all__ = ["ClassSelectivity", "Study", "VestigeError", "ablate", "ablate_cumulatively", "layers", "measure"]
 
 _HOMES = {
     "ClassSelectivity": "vestige.measurement.metric",
     "Study": "vestige.study.study",
     "VestigeError": "vestige.errors",
     "ablate": "vestige.measurement.ablating",
+    "ablate_cumulatively": "vestige.measurement.cumulating",
     "layers": "vestige.models.listing",
     "measure": "vestige.measurement.measuring",
 }
@@ -22,6 +23,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from vestige.errors import VestigeError
     from vestige.measurement.ablating import ablate
+    from vestige.measurement.cumulating import ablate_cumulatively
     from vestige.measurement.measuring import measure
     from vestige.measurement.metric import ClassSelectivity
     from vestige.models.listing import layers

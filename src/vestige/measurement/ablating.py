@@ -20,7 +20,7 @@ from vestige.errors import ConfigError, nearest
 from vestige.formulas.effects import Totals, class_effects, neuron_effects
 from vestige.measurement.budget import memory_bytes
 from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
-from vestige.measurement.groups import ablate_groups, value_of
+from vestige.measurement.groups import ablate_groups
 from vestige.measurement.material import Material, block_name, digest, make_ready
 from vestige.measurement.network import Dtype
 from vestige.measurement.per_input import write_changes
@@ -28,6 +28,7 @@ from vestige.measurement.pieces import Piece
 from vestige.measurement.preparing import versions
 from vestige.measurement.ranking import Ranking
 from vestige.measurement.recalibrating import BatchNorm
+from vestige.measurement.sets import value_of
 from vestige.measurement.singles import Singles, as_totals
 from vestige.measurement.telling import Progress, Telling
 from vestige.models.layers import Layer

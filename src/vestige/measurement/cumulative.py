@@ -1,11 +1,11 @@
 """Growing sets of neurons replaced, the same fraction in every layer of a scope, in several orders; held-out.
 
-Shapes: R replays, P of them in one forward, K points of all curves, S different sets, U neurons of a layer.
+Shapes: T images of a tile, K points of all curves, S different sets, U neurons of a layer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,27 +14,29 @@ from torch import Tensor
 
 from vestige.config import CumulativeConfig
 from vestige.data.loader import Tile
-from vestige.measurement.ablation import check_values, replacement
-from vestige.measurement.network import Network, check_finite, check_labels
+from vestige.measurement.ablation import check_values
+from vestige.measurement.blocks import Block, Blocks
+from vestige.measurement.network import Network, check_labels
+from vestige.measurement.pieces import Piece
 from vestige.measurement.ranking import DRAWN, Ranking, rank, replaced_first, split_halves
-from vestige.measurement.replay import Edits, Replay
+from vestige.measurement.sets import Sets, value_of
 from vestige.models.layers import Layer, stages
 
 __all__ = ["ablate_cumulatively", "rank", "split_halves"]
 
 ALL = "all"
 """The scope of all layers at once."""
-_DOING = "ablating growing sets of neurons"
+DOING = "ablating growing sets of neurons"
 
 
 def ablate_cumulatively(
-    network: Network, tiles: Iterable[Tile], *, ranking: Ranking, config: CumulativeConfig
+    network: Network, tiles: Iterable[Tile] | Blocks, *, ranking: Ranking, config: CumulativeConfig
 ) -> pl.DataFrame:
     """Replace growing sets of neurons, chosen on other images, in each stage or in all layers at once.
 
     Args:
       network: with the batch-norm statistics to measure with.
-      tiles: the images to ablate on, in evaluation order.
+      tiles: the images to ablate on, in evaluation order; as blocks where the value resample is among the values.
       ranking: from other images.
       config: scopes, orders, draws, fractions and values. At fraction f the first round(f U) neurons (halves up) of
         every layer of the scope are replaced.
@@ -51,84 +53,70 @@ def ablate_cumulatively(
       Morcos et al. (2018), On the importance of single directions for generalization; Ranadive et al. (2023),
       On the special role of class-selective neurons in early training.
     """
-    check_values(config.values, doing=_DOING)
-    points = list(_points(config))
-    scopes = [s for wanted in config.scopes for s in (stages(network.layers) if wanted == "stages" else (ALL,))]
-    curves = [_Curves.of(network, scope, value, ranking, points) for scope in scopes for value in config.values]
+    check_values(config.values, doing=DOING)
+    points = list(points_of(config))
+    curves = all_curves(network, ranking, config, config.values)
+    sums = [torch.zeros(2, curve.sets.count, dtype=torch.float64) for curve in curves]
+    resampled = any(curve.sets.resampled for curve in curves)
     images = 0
-    for tile in tiles:
-        check_labels(tile.labels[: tile.valid], network.classes, doing=_DOING)
+    for tile, donors in _with_donors(tiles) if resampled else _alone(tiles):
+        check_labels(tile.labels[: tile.valid], network.classes, doing=DOING)
         images += tile.valid
-        for curve in curves:
-            curve.add(tile)
-    check_labels(torch.zeros(images), network.classes, doing=_DOING)
-    return pl.concat([curve.table(points, images) for curve in curves])
+        for curve, total in zip(curves, sums, strict=True):
+            total += curve.add(tile, donors)
+    check_labels(torch.zeros(images), network.classes, doing=DOING)
+    return pl.concat([curve.table(points, total, images) for curve, total in zip(curves, sums, strict=True)])
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
+    """A point of a curve."""
+
     order: str
     draw: int
     fraction: float
 
 
-def _points(config: CumulativeConfig) -> Iterator[_Point]:
+def points_of(config: CumulativeConfig) -> Iterator[Point]:
+    """The points of all curves of a scope and value."""
     for order in config.orders:
         for draw in range(config.draws if order in DRAWN else 1):
             for step in range(config.fractions):
-                yield _Point(order, draw, step / (config.fractions - 1))
+                yield Point(order, draw, step / (config.fractions - 1))
 
 
-@dataclass
-class _Curves:
+@dataclass(frozen=True)
+class Curves:
     """All curves of one scope and value.
 
     Attributes:
-      keep, write: by node, for each of the sets: 1 for a neuron that stays and 0 for one that is replaced,
-        and what is written (0 where it stays), (S, U). The first set is the empty one.
-      sets: which of them each point is, (K,): curves share their ends, and often more.
-      loss, correct: sums over the images seen so far, (S,) float64.
+      scope: a stage, or `all`.
+      value: what replaces neurons, as the user says it.
+      sets: the different sets of all points, the empty one first: curves share their ends, and often more.
+      set_K: which of them each point is.
     """
 
     scope: str
     value: str
-    replay: Replay
-    axis: Mapping[str, int]
-    keep: dict[str, Tensor]
-    write: dict[str, Tensor]
-    sets: Tensor
-    loss: Tensor = field(init=False)
-    correct: Tensor = field(init=False)
+    sets: Sets
+    set_K: Tensor
 
-    def __post_init__(self):
-        self.loss = torch.zeros(int(self.sets.max()) + 1, dtype=torch.float64)
-        self.correct = torch.zeros_like(self.loss)
+    def add(self, tile: Tile, donors: Any = None) -> Tensor:
+        """Sums of loss and of correct answers over the images of a tile under each set, (2, S) float64."""
+        found = self.sets.outcomes(tile, donors)
+        return torch.stack([found.loss.sum(1), found.correct.double().sum(1)]).cpu()
 
-    @classmethod
-    def of(cls, network: Network, scope: str, value: str, ranking: Ranking, points: Sequence[_Point]) -> "_Curves":
-        layers = [layer for layer in network.layers if scope in (ALL, layer.stage)]
-        chosen_KU = [_chosen(layer, ranking, points) for layer in layers]
-        # Sorted, so that the empty set comes first.
-        different_SU, set_K = torch.cat(chosen_KU, 1).unique(dim=0, return_inverse=True)
-        keep, write = {}, {}
-        for layer, chosen_SU in zip(layers, different_SU.split([layer.units for layer in layers], 1), strict=True):
-            keep[layer.node] = 1.0 - chosen_SU
-            write[layer.node] = chosen_SU * replacement(value, ranking.mean[layer.name].cpu())
-        axis = {layer.node: layer.axis for layer in layers}
-        return cls(scope, value, Replay(network.traced, layers), axis, keep, write, set_K)
+    def piece(self, block: Block) -> Piece:
+        """Sums over a block, and its images."""
+        sums, images = torch.zeros(2, self.sets.count, dtype=torch.float64), 0
+        for tile, donors in block.with_donors() if self.sets.resampled else _alone(block.tiles()):
+            sums += self.add(tile, donors)
+            images += tile.valid
+        return {"sums": sums, "images": torch.tensor(images)}
 
-    @torch.no_grad()
-    def add(self, tile: Tile) -> None:
-        """Run all sets on the images of a tile."""
-        held = self.replay.hold(tile)
-        check_finite(held.logits[: held.valid], "its output", doing=_DOING)
-        images_R = torch.arange(held.valid, device=held.logits.device).repeat(len(self.loss))
-        found = self.replay.outcomes(held, images_R, self._edits(held.valid, held.logits))
-        self.loss += found.loss.view(-1, held.valid).sum(1).cpu()
-        self.correct += found.correct.view(-1, held.valid).double().sum(1).cpu()
-
-    def table(self, points: Sequence[_Point], images: int) -> pl.DataFrame:
+    def table(self, points: Sequence[Point], sums: Tensor, images: int) -> pl.DataFrame:
         """A row a point."""
+        loss_K, top1_K = (sums / images)[:, self.set_K].numpy()
         return pl.DataFrame(
             {
                 "order": [point.order for point in points],
@@ -136,27 +124,43 @@ class _Curves:
                 "value": self.value,
                 "draw": pl.Series([point.draw for point in points], dtype=pl.Int32),
                 "fraction": [point.fraction for point in points],
-                "top1": (self.correct / images)[self.sets].numpy(),
-                "loss": (self.loss / images)[self.sets].numpy(),
+                "top1": top1_K,
+                "loss": loss_K,
             }
         )
 
-    def _edits(self, valid: int, like: Tensor) -> Callable[[Tensor], Edits]:
-        """Edits of the replays: those of all images under the first set, then under the second, and so on."""
-        keep_SU = {node: keep.to(like) for node, keep in self.keep.items()}
-        write_SU = {node: write.to(like) for node, write in self.write.items()}
 
-        def of(replays_P: Tensor) -> Edits:
-            sets_P = replays_P // valid
-            return {
-                node: partial(_replaced, axis, keep_SU[node][sets_P], write_SU[node][sets_P])
-                for node, axis in self.axis.items()
-            }
-
-        return of
+def all_curves(
+    network: Network, ranking: Ranking, config: CumulativeConfig, values: Sequence[str | None]
+) -> list[Curves]:
+    """The curves of every scope and value; a value of None is zero or, where activations can be negative, mean."""
+    scopes = [s for wanted in config.scopes for s in (stages(network.layers) if wanted == "stages" else (ALL,))]
+    points = list(points_of(config))
+    return [_curves(network, scope, value, ranking, points) for scope in scopes for value in values]
 
 
-def _chosen(layer: Layer, ranking: Ranking, points: Sequence[_Point]) -> Tensor:
+def _curves(network: Network, scope: str, value: str | None, ranking: Ranking, points: Sequence[Point]) -> Curves:
+    layers = [layer for layer in network.layers if scope in (ALL, layer.stage)]
+    chosen_KU = [_chosen(layer, ranking, points) for layer in layers]
+    # Sorted, so that the empty set comes first.
+    different_SU, set_K = torch.cat(chosen_KU, 1).unique(dim=0, return_inverse=True)
+    parts = different_SU.split([layer.units for layer in layers], 1)
+    chosen = {layer.name: chosen_SU for layer, chosen_SU in zip(layers, parts, strict=True)}
+    values = {layer.name: value or value_of(layer) for layer in layers}
+    said = value or "+".join(sorted(set(values.values())))
+    return Curves(scope, said, Sets(network, layers, chosen, values, ranking.mean), set_K)
+
+
+def _alone(tiles: Iterable[Tile] | Blocks) -> Iterator[tuple[Tile, None]]:
+    return ((tile, None) for tile in (tiles.tiles() if isinstance(tiles, Blocks) else tiles))
+
+
+def _with_donors(tiles: Iterable[Tile] | Blocks) -> Iterator[tuple[Tile, Any]]:
+    assert isinstance(tiles, Blocks), "donors are found by blocks"
+    return (pair for block in tiles for pair in block.with_donors())
+
+
+def _chosen(layer: Layer, ranking: Ranking, points: Sequence[Point]) -> Tensor:
     """1 for the neurons of a layer that are replaced at each point, chosen_KU float64."""
     csi_U, mean_U = ranking.csi[layer.name].cpu().numpy(), ranking.mean[layer.name].cpu().numpy()
     chosen_KU = np.zeros((len(points), layer.units))
@@ -165,10 +169,3 @@ def _chosen(layer: Layer, ranking: Ranking, points: Sequence[_Point]) -> Tensor:
     for chosen_U, point in zip(chosen_KU, points, strict=True):
         chosen_U[first[point.order, point.draw][: int(point.fraction * layer.units + 0.5)]] = 1
     return torch.from_numpy(chosen_KU)
-
-
-def _replaced(axis: int, keep_PU: Tensor, write_PU: Tensor, maps: Tensor) -> Tensor:
-    shape = [1] * maps.ndim
-    shape[0], shape[axis] = keep_PU.shape
-    # Exact for finite activations, and several times as fast as where().
-    return torch.addcmul(write_PU.view(shape), maps, keep_PU.view(shape))

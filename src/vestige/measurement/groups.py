@@ -16,7 +16,7 @@ from vestige.measurement.choosing import NeuronGroup
 from vestige.measurement.material import Material, block_name, digest
 from vestige.measurement.pieces import Piece
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.sets import Sets
+from vestige.measurement.sets import Sets, value_of
 from vestige.measurement.singles import as_piece, as_totals
 from vestige.measurement.telling import Telling
 from vestige.models.layers import Layer
@@ -123,11 +123,6 @@ def _sets(material: Material, groups: dict[int, NeuronGroup], value: str | None,
     chosen = {layer.name: _chosen(layer, list(groups.values())) for layer in layers}
     values = {layer.name: value or value_of(layer) for layer in layers}
     return Sets(material.network, layers, chosen, values, ranking.mean)
-
-
-def value_of(layer: Layer) -> str:
-    """What replaces the neurons of a layer where the user does not say."""
-    return "mean" if layer.signed else "zero"
 
 
 def _chosen(layer: Layer, groups: Sequence[NeuronGroup]) -> Tensor:

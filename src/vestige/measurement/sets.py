@@ -105,6 +105,11 @@ class Sets:
         return of
 
 
+def value_of(layer: Layer) -> str:
+    """What replaces the neurons of a layer where the user does not say."""
+    return "mean" if layer.signed else "zero"
+
+
 def _constant(value: str, mean_U: Tensor) -> Tensor:
     return mean_U if value == "mean" else torch.zeros_like(mean_U)
 
