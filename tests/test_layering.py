@@ -12,6 +12,7 @@ import vestige
 PACKAGE = Path(vestige.__file__).parent
 LAYERS = [
     {"errors"},
+    {"acting"},
     {"config", "userfile"},
     {"formulas", "data", "models", "runs", "stats"},
     {"training", "measurement", "claims"},
@@ -21,7 +22,7 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-REPORT_SEES = {"errors", "config", "runs", "stats", "claims", "report"}
+REPORT_SEES = {"errors", "acting", "config", "runs", "stats", "claims", "report"}
 WITHOUT_TORCH = [
     "vestige",
     "vestige.cli",

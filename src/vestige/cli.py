@@ -5,6 +5,7 @@ tyro reads the rest, since their names are those of `vestige.config`.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -165,6 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nstopped; what was done is kept: run the same command again to go on", file=sys.stderr)
         code = 130
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            print("stopped by SIGTERM; what was done is kept: run the same command again to go on", file=sys.stderr)
+        raise
     except Exception as error:
         if debug:
             raise

@@ -12,26 +12,21 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
+from vestige.acting import KINDS, ConditionConfig, Config, GridConfig, Window
+from vestige.acting import Eta2PenaltyConfig as Eta2PenaltyConfig
+from vestige.acting import InterventionConfig as InterventionConfig
+from vestige.acting import SelectivityPenaltyConfig as SelectivityPenaltyConfig
 from vestige.errors import ConfigError, nearest
 
 Split = Literal["train", "test"]
 Protocol = Literal["corrected", "faithful"]
 AblationValue = Literal["zero", "mean"]
-LabelMode = Annotated[Literal["true", "permuted"], BeforeValidator(lambda v: "true" if v is True else v)]
-"""`permuted` reshuffles the labels within every batch (YAML reads a bare `true` as a boolean)."""
-
-
-class Config(BaseModel):
-    """A frozen part of a study; an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AugmentConfig(Config):
@@ -83,7 +78,7 @@ class ModelConfig(Config):
     """`resnet8|20|32|44|56` (CIFAR style), `torchvision:NAME`, `timm:NAME`, or `path.py:object`."""
     width: PositiveInt = 16
     """Channels of the first stage of the CIFAR-style ResNets."""
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, Any] = Field(default_factory=dict)
     """Passed to the constructor of the others."""
 
 
@@ -116,61 +111,6 @@ class ScheduleConfig(Config):
     """... so many checkpoints an epoch."""
     every_epochs: PositiveInt = 1
     """Afterwards one checkpoint every so many epochs, and one at the end of each of the last three epochs."""
-
-
-class Window(Config):
-    """The optimiser steps [start, stop) in which an intervention acts."""
-
-    start: Annotated[float, Field(ge=0)] = 0
-    stop: Annotated[float, Field(gt=0)] | None = None
-    """None: the end of training."""
-    unit: Literal["steps", "epochs"] = "steps"
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.stop is not None and self.stop <= self.start:
-            raise ValueError(f"the window ends at {self.stop:g} {self.unit}, not after its start at {self.start:g}")
-        if self.unit == "steps" and any(x != int(x) for x in (self.start, self.stop or 0)):
-            raise ValueError("a window in steps takes whole numbers")
-        return self
-
-    def in_steps(self, steps_per_epoch: int, total: int) -> tuple[int, int]:
-        """The first step and the one after the last, epochs rounded to the nearest step; it may lie beyond `total`."""
-        scale = steps_per_epoch if self.unit == "epochs" else 1
-        return round(self.start * scale), total if self.stop is None else round(self.stop * scale)
-
-
-class SelectivityPenaltyConfig(Config):
-    """loss = CE - alpha * mean over stages of (mean over neurons of CSI); alpha < 0 suppresses selectivity."""
-
-    kind: Literal["selectivity"] = "selectivity"
-    alpha: float = -20.0
-    estimator: Literal["mean", "sum"] = "mean"
-    """`mean`: class means (Leavitt & Morcos 2020); `sum`: class sums, as the paper's released code does."""
-    labels: LabelMode = "true"
-    stages: tuple[str, ...] | None = None
-    """None: all but the last."""
-    window: Window = Window()
-
-
-class Eta2PenaltyConfig(Config):
-    """loss = CE - alpha * mean over stages of (mean over neurons of eta squared)."""
-
-    kind: Literal["eta2"] = "eta2"
-    alpha: float = -20.0
-    labels: LabelMode = "true"
-    stages: tuple[str, ...] | None = None
-    window: Window = Window()
-
-
-InterventionConfig = Annotated[SelectivityPenaltyConfig | Eta2PenaltyConfig, Field(discriminator="kind")]
-
-
-class ConditionConfig(Config):
-    """A schedule of interventions; none is the baseline."""
-
-    description: str = ""
-    interventions: tuple[InterventionConfig, ...] = ()
 
 
 class BatchNormConfig(Config):
@@ -285,6 +225,8 @@ class ComputeConfig(Config):
     """CPU threads of a work unit."""
     workers: PositiveInt | None = None
     """Work units side by side; None: cores / threads."""
+    state_minutes: Annotated[float, Field(gt=0)] | None = 5.0
+    """The full state of a training is kept so often besides at its checkpoints; None: there alone."""
 
 
 class StudyConfig(Config):
@@ -296,13 +238,31 @@ class StudyConfig(Config):
     model: ModelConfig = ModelConfig()
     recipe: RecipeConfig = RecipeConfig()
     checkpoints: ScheduleConfig = ScheduleConfig()
-    conditions: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ConditionConfig] = {
-        "baseline": ConditionConfig()
-    }
+    conditions: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ConditionConfig] = Field(
+        default_factory=lambda: {"baseline": ConditionConfig()}
+    )
+    grid: GridConfig | None = None
+    """More conditions: onset x length x dose."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     measurements: MeasurementsConfig = MeasurementsConfig()
     claims: ClaimsConfig | None = None
     compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, settings: Any):
+        if not isinstance(settings, Mapping) or not settings.get("grid"):
+            return settings
+        try:
+            grid = GridConfig.model_validate(settings["grid"])
+        except ValidationError:
+            return settings  # what is wrong is named when the field is read
+        stated = settings.get("conditions") or {"baseline": {}}
+        added = grid.conditions()
+        for name in added:
+            if name in stated and ConditionConfig.model_validate(stated[name]) != added[name]:
+                raise ValueError(f"the condition {name!r} stands in conditions, and otherwise in grid")
+        return {**settings, "conditions": {**stated, **added}}
 
     @model_validator(mode="after")
     def _check(self):
@@ -370,8 +330,11 @@ def load_study(path: Path, overrides: Sequence[tuple[str, Any]] = ()) -> StudyCo
 
 
 def dump_study(study: StudyConfig) -> str:
-    """The study as YAML, every default written out."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    """The study as YAML, every default written out; the conditions of its grid follow from the grid."""
+    settings = study.model_dump(mode="json")
+    for name in study.grid.conditions() if study.grid else ():
+        settings["conditions"].pop(name, None)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -444,6 +407,10 @@ def _explain(problem: Any) -> tuple[str, str]:
         case "extra_forbidden":
             known = _fields_at([str(p) for p in problem["loc"][:-1]])
             return f"unknown field {field!r}", nearest(path[-1], known)
+        case "union_tag_invalid":
+            return f"{field} is of kind {problem['ctx']['tag']!r}", nearest(problem["ctx"]["tag"], KINDS)
+        case "union_tag_not_found":
+            return f"{field} has no kind", f"Add one of {', '.join(map(repr, KINDS))}, or my_file.py:MyIntervention"
         case "missing":
             return f"field {field!r} is missing", f"Add {field!r}"
         case "value_error":

@@ -1,5 +1,6 @@
 """The suite that every intervention goes through: value, gradient, statelessness, no effect, logs."""
 
+import numpy as np
 import pytest
 import torch
 from small_runs import PENALTIES
@@ -45,12 +46,14 @@ def make_state(labels, *, seed=0, step=0, dtype=torch.float64):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     state = LoopState(model, optimizer, torch.device("cpu"), seed, CLASSES, 10, step=step)
     state.labels = state.labels_cpu = labels
+    state.training_labels = np.array([*labels.tolist(), *range(CLASSES)] * 3)
+    state.indices = np.arange(len(labels))
     state.activations = maps
     return state
 
 
 def slow_csi(values, labels, estimator):
-    """CSI of one neuron, one class at a time."""
+    """CSI of one neuron, one class at a time; of a first batch `running` has the batch's means."""
     by_class = []
     for c in range(CLASSES):
         mine = [v for v, label in zip(values, labels, strict=True) if label == c]
@@ -131,6 +134,7 @@ def test_bfloat16_activations_are_averaged_in_float32(mode):
 @pytest.mark.parametrize("mode", PENALTIES)
 def test_a_batch_of_one_class_adds_nothing(mode):
     state = make_state([2, 2, 2])
+    state.training_labels = np.full(3, 2)
     (penalty,) = build([make(mode)], LAYERS)
     assert penalty.penalty(state) is None
     assert penalty.log()["penalty"] == 0.0
@@ -167,11 +171,10 @@ def test_its_labels_are_a_function_of_seed_and_step(mode):
     torch.rand(7)  # whatever else is drawn meanwhile
     again = penalty._labels(make_state(labels, seed=0, step=0)).tolist()
     assert again == drawn[0]
-    assert all(sorted(one) == sorted(labels) for one in drawn)
-    if penalty.labels == "true":
-        assert drawn == [labels] * 3
-    else:
-        assert len({tuple(one) for one in [*drawn, labels]}) == 4
+    if penalty.labels != "partition":  # whose classes are as large in the whole training set
+        assert all(sorted(one) == sorted(labels) for one in drawn)
+    assert len({tuple(one) for one in [*drawn, labels]}) == {"true": 1, "permuted": 4, "partition": 3}[penalty.labels]
+    assert (drawn[0] == drawn[1]) == (penalty.labels != "permuted")
 
 
 @pytest.mark.parametrize("mode", PENALTIES)

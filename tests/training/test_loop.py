@@ -42,7 +42,7 @@ def test_weights_are_those_of_a_loop_written_out(baseline):
     model = build(ModelConfig(name="resnet8", width=8), classes=10, channels=1, size=8, seed=0)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for step in range(12):
-        inputs, labels = loader.batch(step)
+        inputs, labels, _ = loader.batch(step)
         loss = functional.cross_entropy(model(inputs), labels)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         lr = 0.05 * min(1.0, (step + 1) / 2) / (10 if step >= 8 else 1)
@@ -142,7 +142,7 @@ def test_until_its_onset_a_run_is_its_baseline(mode, baseline, tmp_path):
     assert [step for step in STEPS if weights(run, step) == weights(baseline, step)] == [0, 2, 4]
     history = pl.read_parquet(run.history)
     logged = [name for name in history.columns if "." in name]
-    assert [name.split(".")[1] for name in logged] == ["penalty", "csi", "eta2", "closed"]
+    assert [name.split(".")[1] for name in logged] == ["penalty", "csi", "eta2", "closed", "dose"]
     acting = history.filter(pl.col(logged[0]).is_not_null())
     assert acting.select("step", "split").rows() == [(8, "train")]
     assert acting.select(logged).null_count().sum_horizontal().item() == 0

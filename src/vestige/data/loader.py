@@ -34,6 +34,8 @@ class Batch(NamedTuple):
     """(B, C, H, W) float32."""
     labels: Tensor
     """(B,) int64."""
+    indices: np.ndarray
+    """(B,) int64, of the images in their set."""
 
 
 class Tile(NamedTuple):
@@ -75,7 +77,7 @@ class TrainingLoader:
         epoch, position = divmod(step, self.steps_per_epoch)
         indices = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         inputs = normalise(self.augmented(indices, epoch), self.config.mean, self.config.std)
-        return Batch(inputs, torch.from_numpy(self.images.labels[indices]))
+        return Batch(inputs, torch.from_numpy(self.images.labels[indices]), indices)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps start, ..., stop - 1, prepared ahead where images are streamed."""

@@ -24,6 +24,24 @@ def capturing(root: fx.GraphModule, keep: Sequence[fx.Node]) -> fx.GraphModule:
     return fx.GraphModule(root, new, "Capturing")
 
 
+def editing(root: fx.GraphModule, keep: Sequence[fx.Node], edit: Sequence[fx.Node]) -> fx.GraphModule:
+    """What gives the output and the values of some nodes, the values of others being replaced on the way.
+
+    Its second argument is called with the name and the value of a node of `edit`, and gives the value to go on with.
+    """
+    new, copies, function = fx.Graph(), {}, None
+    for node in root.graph.nodes:
+        if node.op == "output":
+            new.output((map_arg(node.args[0], copies.__getitem__), {kept.name: copies[kept] for kept in keep}))
+            continue
+        copy_protecting(node, new, copies, root, {*keep, *edit})
+        if node.op == "placeholder" and function is None:
+            function = new.placeholder("function")
+        if node in edit:
+            copies[node] = new.call_function(_call, (function, node.name, copies[node]))
+    return fx.GraphModule(root, new, "Editing")
+
+
 def observing(root: fx.GraphModule, graph: fx.Graph, names: Iterable[str], in_place: frozenset[str]) -> fx.GraphModule:
     """What calls readers, its second argument, with the values of some nodes, protecting nothing.
 
@@ -97,6 +115,10 @@ class Recording(fx.Interpreter):
             target = self.fetch_attr(str(n.target)) if n.op == "call_module" else n.target
             self._record.add(n.name, target, *self.fetch_args_kwargs_from_env(n), value)
         return value
+
+
+def _call(function: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+    return function(name, value)
 
 
 def _read(readers: Readers, name: str, value: Tensor) -> Any:

@@ -5,7 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vestige.config import InterventionConfig, StudyConfig, Window
+from vestige.acting import (
+    ClampConfig,
+    Eta2PenaltyConfig,
+    InterventionConfig,
+    LearningRateConfig,
+    NoiseConfig,
+    OffsetShamConfig,
+    OwnInterventionConfig,
+    PenaltyConfig,
+    RewindConfig,
+    SelectivityPenaltyConfig,
+    Window,
+)
+from vestige.config import StudyConfig
 from vestige.report.style import count, duration, names
 from vestige.runs.manifest import Manifest
 
@@ -50,7 +63,14 @@ def making(
         ),
         versions=versions,
         hardware=hardware,
-        differing=tuple(f"Runs differ in {what}: {values}." for what, values in (*various, *machines)),
+        differing=(
+            *(f"Runs differ in {what}: {values}." for what, values in (*various, *machines)),
+            *(
+                f"Training of {condition}, seed {seed}, stopped: {manifest.failed}."
+                for (condition, seed), manifest in manifests.items()
+                if manifest.failed
+            ),
+        ),
     )
 
 
@@ -65,12 +85,43 @@ def dataset(spec: str) -> str:
 
 def intervention(config: InterventionConfig) -> str:
     """An intervention in words."""
+    return f"{_what(config)}, {window(config.window)}"
+
+
+def _what(config: InterventionConfig) -> str:
+    match config:
+        case PenaltyConfig():
+            return _penalty(config)
+        case NoiseConfig():
+            return f"adds a random gradient, {config.share:g} of the norm of the cross-entropy's"
+        case OffsetShamConfig():
+            return f"sets batch-norm biases at the window's end so that closed and CSI are those of {config.target}"
+        case ClampConfig():
+            chosen = f"{config.fraction:.0%} of each layer, by {config.by} ({config.order})"
+            return f"holds neurons at zero: {'those of a table' if config.table else chosen}"
+        case RewindConfig():
+            whose = "its own" if config.of == "run" else "the baseline's"
+            return f"puts {names(list(config.modules))} back to {whose} weights of step {config.to}"
+        case LearningRateConfig():
+            return f"multiplies the learning rate by {config.factor:g}"
+        case OwnInterventionConfig():
+            return f"{config.kind.rpartition(':')[2]} (the study's own)"
+
+
+def _penalty(config: SelectivityPenaltyConfig | Eta2PenaltyConfig) -> str:
     what = "class selectivity (CSI)" if config.kind == "selectivity" else "variance explained by class (η²)"
     verb = "suppresses" if config.alpha < 0 else "raises"
-    labels = "" if config.labels == "true" else ", labels permuted in every batch"
+    labels = {
+        "true": "",
+        "permuted": ", labels permuted in every batch",
+        "partition": ", classes drawn at random once",
+    }[config.labels]
     where = f", in {names(list(config.stages))}" if config.stages else ""
     estimator = f", estimator {config.estimator}" if config.kind == "selectivity" and config.estimator != "mean" else ""
-    return f"{verb} {what}, α = {_alpha(config.alpha)}{estimator}{labels}{where}, {window(config.window)}"
+    dose = f"α = {_alpha(config.alpha)}"
+    if config.dose == "matched":
+        dose = f"gradient norm {config.share:g} of the cross-entropy's"
+    return f"{verb} {what}, {dose}{estimator}{labels}{where}"
 
 
 def _alpha(value: float) -> str:
@@ -137,7 +188,7 @@ def _run(condition: str, seed: int, manifest: Manifest | None) -> tuple[str, ...
     parent = (
         f"{manifest.parent['condition']} at step {manifest.parent['step']}" if manifest.parent else "initialisation"
     )
-    done = "complete" if manifest.complete else "unfinished"
+    done = "complete" if manifest.complete else "stopped" if manifest.failed else "unfinished"
     return condition, str(seed), done, steps, parent, duration(manifest.seconds)
 
 

@@ -51,6 +51,7 @@ class Manifest:
       settings: those inputs, readable.
       parent: for a run that branches: condition, seed, step and SHA-256 of the state it began from.
       complete: whether training has reached its last step.
+      failed: why training could not go on; empty where it could.
       seconds: time spent in training, over all sittings.
       checkpoints: by step: epoch, and the artifact of the weights.
       artifacts: by path relative to the run's folder.
@@ -62,6 +63,7 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, Any] | None = None
     complete: bool = False
+    failed: str = ""
     seconds: float = 0.0
     checkpoints: dict[int, tuple[float, Artifact]] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
@@ -134,6 +136,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
             name: getattr(manifest, name)
             for name in ("key", "settings", "parent", "complete", "seconds", "made", "measured")
         },
+        **({"failed": manifest.failed} if manifest.failed else {}),
         "checkpoints": [
             {"step": step, "epoch": epoch, **asdict(artifact)}
             for step, (epoch, artifact) in sorted(manifest.checkpoints.items())

@@ -33,6 +33,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 RETRY_SECONDS = 0.3
+SAVING_SECONDS = 60.0
+"""What a worker that is asked to end has for the step it is at, and for writing its state."""
 
 
 class Listener:
@@ -76,11 +78,16 @@ def execute(
         ) as pool,
     ):
         try:
-            return _Schedule(plan, todo, pool, workers, listener).run()
+            with _ending_on_sigterm():
+                return _Schedule(plan, todo, pool, workers, listener).run()
         except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+            processes = list((pool._processes or {}).values())
+            for process in processes:
+                process.terminate()  # one that trains keeps its full state first
             pool.shutdown(wait=False, cancel_futures=True)
+            last = time.monotonic() + SAVING_SECONDS
+            for process in processes:
+                process.join(max(0.0, last - time.monotonic()))
             raise
 
 
@@ -111,13 +118,14 @@ class _Schedule:
         for unit in list(self.pending):
             if len(self.running) >= self.workers:
                 return
-            need = self.plan.needs(unit)
-            if need in self.errors:
+            needs = self.plan.needs(unit)
+            failed = next((need for need in needs if need in self.errors), None)
+            if failed is not None:
                 self.pending.remove(unit)
                 self.unfinished.discard(unit)
                 if unit.step is None:  # those that measure it fail with it
-                    self.errors[unit] = self.errors[need]
-            elif need not in self.unfinished and self.not_before.get(unit, 0.0) <= now:
+                    self.errors[unit] = self.errors[failed]
+            elif self.unfinished.isdisjoint(needs) and self.not_before.get(unit, 0.0) <= now:
                 self.pending.remove(unit)
                 self.running[self.pool.submit(_work, unit)] = unit
 
@@ -214,6 +222,23 @@ def _listening(messages: Any, listener: Listener) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(timeout=1.0)
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, in order; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

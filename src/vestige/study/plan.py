@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vestige.config import MeasurementConfig, StudyConfig, differences
+from vestige.acting import ClampConfig, OffsetShamConfig, RewindConfig, name_interventions
+from vestige.config import InterventionConfig, MeasurementConfig, StudyConfig, differences
 from vestige.data.fingerprint import dataset_name
 from vestige.errors import ConfigError, StoreError, nearest
 from vestige.runs.manifest import Manifest, read_manifest
 from vestige.runs.store import RunFolder, StudyFolder, value_hash
+from vestige.study.asking import check_asked, without_paths
 from vestige.study.facts import Facts
-from vestige.training.schedule import checkpoint_steps, steps_in_epoch, window_steps
+from vestige.training.schedule import acting_steps, checkpoint_steps, steps_in_epoch
 
 TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
@@ -85,13 +87,13 @@ class Plan:
         return tuple(checkpoint_steps(study.checkpoints, self.steps_per_epoch, study.recipe.epochs))
 
     def windows(self, condition: str) -> list[tuple[int, int]]:
-        """The steps [start, stop) of each intervention of a condition.
+        """The steps [start, stop) in which each intervention of a condition acts.
 
         Raises:
           ConfigError: a window does not lie within the run.
         """
         interventions = self.study.conditions[condition].interventions
-        return [window_steps(i.window, self.steps_per_epoch, self.total_steps) for i in interventions]
+        return [acting_steps(i, self.steps_per_epoch, self.total_steps) for i in interventions]
 
     def onset(self, condition: str) -> int:
         """The first step at which a condition differs from a run without interventions."""
@@ -101,6 +103,11 @@ class Plan:
         """The condition without interventions that this one branches from; None: it is trained from step 0."""
         if self.onset(condition) == 0:
             return None
+        return self.baseline
+
+    @property
+    def baseline(self) -> str | None:
+        """The condition without interventions."""
         return next((name for name, c in self.study.conditions.items() if not c.interventions), None)
 
     def onsets(self, condition: str) -> tuple[int, ...]:
@@ -125,8 +132,7 @@ class Plan:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """Everything there is to do: each unit stands behind those it needs."""
-        parents = dict.fromkeys(p for c in self.conditions if (p := self.parent(c)))
-        trained = [*parents, *(c for c in self.conditions if c not in parents)]
+        trained = self._needed_first()
         training = [Unit(condition, seed) for condition in trained for seed in self.study.seeds]
         measuring = [
             Unit(condition, seed, step)
@@ -135,19 +141,60 @@ class Plan:
             for seed in self.study.seeds
             for step in self.own_checkpoints(condition)
         ]
-        return (*training, *measuring)
+        tables = [need for unit in training for need in self.needs(unit) if need.step is not None]
+        return (*training, *dict.fromkeys([*tables, *measuring]))
+
+    def _needed_first(self) -> list[str]:
+        """The conditions to train, each behind those it needs."""
+        order: dict[str, None] = {}
+
+        def visit(condition: str) -> None:
+            for need in self.needs(Unit(condition, 0)):
+                if need.condition not in order and need.condition != condition:
+                    visit(need.condition)
+            order[condition] = None
+
+        for condition in dict.fromkeys([*filter(None, map(self.parent, self.conditions)), *self.conditions]):
+            if condition not in order:
+                visit(condition)
+        return list(order)
 
     def own_checkpoints(self, condition: str) -> tuple[int, ...]:
         """Checkpoints that a condition makes itself: those after the onset, where it branches."""
         onset = self.onset(condition) if self.parent(condition) else -1
         return tuple(step for step in self.checkpoints if step > onset)
 
-    def needs(self, unit: Unit) -> Unit | None:
-        """The unit that must be done before this one."""
+    def needs(self, unit: Unit) -> tuple[Unit, ...]:
+        """The units that must be done before this one."""
         if unit.step is not None:
-            return replace(unit, step=None)
-        parent = self.parent(unit.condition)
-        return Unit(parent, unit.seed) if parent else None
+            return (replace(unit, step=None),)
+        needed = [Unit(parent, unit.seed)] if (parent := self.parent(unit.condition)) else []
+        rewound = [one for one in self._interventions(unit.condition) if isinstance(one, RewindConfig)]
+        if self.baseline and any(one.of == "baseline" for one in rewound):
+            needed.append(Unit(self.baseline, unit.seed))
+        needed += [Unit(condition, unit.seed, step) for condition, step in self.asked(unit.condition).values()]
+        return tuple(dict.fromkeys(needed))
+
+    def asked(self, condition: str) -> dict[str, tuple[str, int]]:
+        """Condition and step of the selectivity tables that the interventions of a condition need, by their names."""
+        found: dict[str, tuple[str, int]] = {}
+        interventions = self._interventions(condition)
+        named = zip(name_interventions(interventions), interventions, self.windows(condition), strict=True)
+        for name, intervention, (start, stop) in named:
+            if isinstance(intervention, OffsetShamConfig):
+                found[name] = (intervention.target, stop)
+            elif isinstance(intervention, ClampConfig) and intervention.table is None:
+                earlier = max((step for step in self.checkpoints if step <= start), default=0)
+                found[name] = (self.baseline or "baseline", earlier if intervention.step is None else intervention.step)
+        return found
+
+    def table_job(self, condition: str) -> Job | None:
+        """The measurement whose tables interventions may ask for; None where it is not made of this condition."""
+        jobs = self.jobs(condition) if condition in self.study.conditions else ()
+        return next((job for job in jobs if job.kind == "selectivity" and job.variant == "corrected"), None)
+
+    def _interventions(self, condition: str) -> tuple[InterventionConfig, ...]:
+        return self.study.conditions[condition].interventions
 
     def training_settings(self, unit: Unit) -> dict[str, Any]:
         """Everything that can change the weights or the history of a run."""
@@ -172,12 +219,22 @@ class Plan:
         return {"device": device, "threads": compute.threads}
 
     def resolved_interventions(self, condition: str) -> list[dict[str, Any]]:
-        """The interventions of a condition, their windows in steps."""
-        interventions = self.study.conditions[condition].interventions
+        """The interventions of a condition, their windows in steps, and what they are given from outside; no paths."""
+        interventions, asked = self._interventions(condition), self.asked(condition)
+        named = zip(name_interventions(interventions), interventions, self.windows(condition), strict=True)
         return [
-            {**i.model_dump(mode="json"), "window": list(window)}
-            for i, window in zip(interventions, self.windows(condition), strict=True)
+            {**without_paths(i.identity()), "window": list(window), **self._given(asked.get(name), condition)}
+            for name, i, window in named
         ]
+
+    def _given(self, asked: tuple[str, int] | None, condition: str) -> dict[str, Any]:
+        """What can change a table that an intervention asks for."""
+        if asked is None or asked[0] == condition:
+            return {}
+        source, step = asked
+        job = self.table_job(source)
+        key = self.job_key(job, "") if job else ""
+        return {"given": {"interventions": self.resolved_interventions(source), "step": step, "table": key}}
 
     def training_key(self, unit: Unit) -> str:
         """The key of a run's weights."""
@@ -283,6 +340,8 @@ def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Pla
     plan = Plan(study, facts, tuple(c for c in study.conditions if not only or c in only))
     for name in study.conditions:
         plan.windows(name)
+    for name in study.conditions:
+        check_asked(plan, name)
     _check_halves(study, facts)
     _check_windows_are_seen(plan)
     return plan

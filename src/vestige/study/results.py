@@ -106,6 +106,7 @@ def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
                 [
                     *name,
                     manifest.complete,
+                    *([manifest.failed] if manifest.failed else []),
                     {path: artifact.sha256 for path, artifact in manifest.artifacts.items()},
                     file_hash(history) if (history := folder.run(*name).history).exists() else None,
                 ]

@@ -9,6 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from vestige.acting import ClampConfig, InterventionConfig, OwnInterventionConfig
 from vestige.config import StudyConfig, differences, dump_study, load_study
 from vestige.data.fingerprint import resolve
 from vestige.errors import ConfigError, StoreError, VestigeError, nearest
@@ -248,4 +249,21 @@ def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
     model = config.model
     if path.endswith(".py"):
         model = model.model_copy(update={"name": f"{(here / path).absolute()}:{name}"})
-    return config.model_copy(update={"data": data, "model": model})
+    conditions = {
+        name: condition.model_copy(update={"interventions": tuple(_absolute(i, here) for i in condition.interventions)})
+        for name, condition in config.conditions.items()
+    }
+    grid = config.grid
+    if grid is not None:
+        grid = grid.model_copy(update={"intervention": _absolute(grid.intervention, here)})
+    return config.model_copy(update={"data": data, "model": model, "conditions": conditions, "grid": grid})
+
+
+def _absolute(intervention: InterventionConfig, here: Path) -> InterventionConfig:
+    """An intervention whose files are found from any folder."""
+    if isinstance(intervention, OwnInterventionConfig):
+        path, _, name = intervention.kind.rpartition(":")
+        return intervention.model_copy(update={"kind": f"{(here / path).absolute()}:{name}"})
+    if isinstance(intervention, ClampConfig) and intervention.table is not None:
+        return intervention.model_copy(update={"table": str((here / intervention.table).absolute())})
+    return intervention

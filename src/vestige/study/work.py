@@ -14,6 +14,7 @@ from vestige.config import AblationValue, DataConfig, Protocol, Split
 from vestige.data.datasets import ImageSet, balanced_indices, open_images
 from vestige.data.fingerprint import dataset_name
 from vestige.data.loader import Tile, recalibration_batches, tiles
+from vestige.errors import StoreError
 from vestige.measurement.ablation import ablate_neurons
 from vestige.measurement.cumulative import ablate_cumulatively
 from vestige.measurement.keeping import Place, free_memory
@@ -28,6 +29,7 @@ from vestige.runs.manifest import Manifest, read_manifest, record_artifacts
 from vestige.runs.store import RunFolder, StudyFolder, damaged, read_tensors, write_table
 from vestige.runs.tables import conform
 from vestige.study.plan import Job, Plan, Unit
+from vestige.training.interventions import Given
 from vestige.training.loop import Parent, train_run
 from vestige.training.runtime import session
 
@@ -83,8 +85,28 @@ def _train(plan: Plan, unit: Unit, folder: StudyFolder, manifest: Manifest, prog
         settings=plan.training_settings(unit),
         parent=origin,
         onsets=plan.onsets(unit.condition),
+        given=_given(plan, unit, folder),
         progress=progress,
     )
+
+
+def _given(plan: Plan, unit: Unit, folder: StudyFolder) -> Given:
+    """What the run's interventions need from other runs."""
+    tables = {}
+    for name, (condition, step) in plan.asked(unit.condition).items():
+        run, job = folder.run(condition, unit.seed), plan.table_job(condition)
+        assert job is not None, "the plan refuses what is not measured"
+        path, manifest = run.table(job.tables[0], step), read_manifest(run)
+        weights = manifest.checkpoints.get(step)
+        if weights is None or not manifest.has(run, path, plan.job_key(job, weights[1].sha256), verify=True):
+            raise StoreError(
+                f"reading the table of {condition!r} at step {step} for the intervention {name!r}",
+                found=f"{path} is not there, or was made from other weights or settings",
+                remedy="Run the whole study (`vestige run`): it is measured first then",
+            )
+        tables[name] = pl.read_parquet(path)
+    baseline = folder.run(plan.baseline, unit.seed) if plan.baseline else None
+    return Given(tables=tables, baseline=baseline)
 
 
 def _refuse_damaged(run: RunFolder, manifest: Manifest) -> None:

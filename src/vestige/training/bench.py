@@ -1,7 +1,7 @@
 """What a run needs in memory before its first step: images, network, optimiser, and what acts on them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from vestige.data.loader import TrainingLoader
 from vestige.data.transforms import normalise
 from vestige.models.graph import Graph
 from vestige.models.layers import find_layers
+from vestige.models.rewriting import editing
 from vestige.models.zoo import build as build_model
 from vestige.models.zoo import check_classes
 from vestige.training import interventions
 from vestige.training.events import Intervention, LoopState
-from vestige.training.schedule import window_steps
+from vestige.training.interventions import Given
+from vestige.training.schedule import acting_steps
 
 Forward = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Inputs to logits, and activations by fx node."""
@@ -44,7 +46,8 @@ class Bench:
     layout: torch.memory_format
     interventions: tuple[Intervention, ...] = ()
     graph: Graph | None = None
-    _forwards: dict[tuple[str, ...], Forward] = field(default_factory=dict)
+    _forwards: dict[tuple[tuple[str, ...], tuple[str, ...]], Forward] = field(default_factory=dict)
+    _active: tuple[Intervention, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -57,17 +60,31 @@ class Bench:
         Without them it is the plain module: until an onset a run is its baseline, to the last bit.
         """
         nodes = tuple(dict.fromkeys(node for one in active for node in one.nodes))
-        if nodes not in self._forwards:
-            if nodes:
+        edits = tuple(dict.fromkeys(node for one in active for node in one.edits))
+        key, self._active = (nodes, edits), tuple(active)
+        if key not in self._forwards:
+            if edits:
                 assert self.graph is not None
-                self._forwards[nodes] = self.graph.capturing(nodes)
+                graph = self.graph
+                module = editing(graph.module, [graph.node(n) for n in nodes], [graph.node(n) for n in edits])
+                self._forwards[key] = lambda inputs: module(inputs, self._edit)
+            elif nodes:
+                assert self.graph is not None
+                self._forwards[key] = self.graph.capturing(nodes)
             else:
                 model = self.state.model
-                self._forwards[nodes] = lambda inputs: (model(inputs), {})
-        return self._forwards[nodes]
+                self._forwards[key] = lambda inputs: (model(inputs), {})
+        return self._forwards[key]
+
+    def _edit(self, node: str, activation: Tensor) -> Tensor:
+        """What the interventions of the step make of a node's activation, one after the other."""
+        for one in self._active:
+            if node in one.edits:
+                activation = one.edit(node, activation)
+        return activation
 
 
-def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device) -> Bench:
+def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device, given: Given | None = None) -> Bench:
     """Open the images, build the network at its initialisation, and set up what acts on it.
 
     Raises:
@@ -85,20 +102,27 @@ def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device)
     configs = study.conditions[condition].interventions
     loader = TrainingLoader(train, data, recipe.batch_size, seed)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    acting = _interventions(configs, model, sample, loader.steps_per_epoch, recipe.epochs) if configs else ()
+    given = replace(given or Given(study), images={"train": train, "test": test})
+    acting = _interventions(configs, model, sample, loader.steps_per_epoch, recipe.epochs, given) if configs else ()
     model = model.to(device).to(memory_format=layout).train()
     state = LoopState(model, _sgd(model, recipe), device, seed, classes, loader.steps_per_epoch)
+    state.training_labels = train.labels
     graph = Graph.trace(model, copy=False) if acting else None
     return Bench(study, state, loader, test, layout, acting, graph)
 
 
 def _interventions(
-    configs: Sequence[InterventionConfig], model: nn.Module, sample: Tensor, steps_per_epoch: int, epochs: int
+    configs: Sequence[InterventionConfig],
+    model: nn.Module,
+    sample: Tensor,
+    steps_per_epoch: int,
+    epochs: int,
+    given: Given,
 ) -> tuple[Intervention, ...]:
     # The layers are found on a copy: a forward in train mode would move the batch-norm statistics.
     layers = find_layers(Graph.trace(model), sample)
-    windows = [window_steps(one.window, steps_per_epoch, epochs * steps_per_epoch) for one in configs]
-    return interventions.build(configs, layers, windows)
+    windows = [acting_steps(one, steps_per_epoch, epochs * steps_per_epoch) for one in configs]
+    return interventions.build(configs, layers, windows, given)
 
 
 def _sgd(model: nn.Module, recipe: RecipeConfig) -> torch.optim.SGD:

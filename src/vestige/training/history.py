@@ -47,6 +47,7 @@ class Meter:
         self._steps: list[tuple[int, float]] = []
         self._losses: list[Tensor] = []
         self._pending: dict[str, list[tuple[Tensor, float]]] = {}
+        self._latest: dict[str, Tensor | float] = {}
 
     def add_batch(
         self, step: int, lr: float, loss: Tensor, cross_entropy: Tensor, logits_NC: Tensor, labels_N: Tensor
@@ -67,6 +68,10 @@ class Meter:
         value = value.detach() if isinstance(value, Tensor) else torch.tensor(value)
         self._pending.setdefault(name, []).append((value, weight))
 
+    def add_latest(self, name: str, value: Tensor | float) -> None:
+        """Note a scalar of which the row has the last value."""
+        self._latest[name] = value.detach() if isinstance(value, Tensor) else value
+
     def flush(self) -> None:
         """Add up what was noted.
 
@@ -83,7 +88,8 @@ class Meter:
             for value, (_, weight) in zip(values, noted, strict=True):
                 total, weights = total + value * weight, weights + weight
             self.sums[name] = (total, weights)
-        self._steps, self._losses, self._pending = [], [], {}
+        self.sums |= {name: (float(value), 1.0) for name, value in self._latest.items()}
+        self._steps, self._losses, self._pending, self._latest = [], [], {}, {}
 
     def take(self) -> dict[str, float]:
         """The means since the last row; begin the next. Empty where no step was taken."""

@@ -18,6 +18,7 @@ from torch import nn
 from vestige.errors import StoreError
 from vestige.runs.manifest import Artifact, Manifest, provenance, read_manifest, update_manifest
 from vestige.runs.store import RunFolder, file_hash, update_json, write_table, write_tensors
+from vestige.training.events import Intervention
 from vestige.training.history import history_table
 from vestige.training.state import Progress, read_state, weights_of, write_state
 
@@ -66,7 +67,9 @@ class Keeper:
     _since: float = field(default_factory=time.monotonic)
     _origin: dict[str, Any] | None = None
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    def begin(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, acting: Sequence[Intervention] = ()
+    ) -> Progress:
         """Put the latest whole state into the network: this run's, else its parent's, else leave it as it is.
 
         Raises:
@@ -86,16 +89,22 @@ class Keeper:
                 continue
             if step > limit:
                 continue
-            progress = read_state(path, model, optimizer)
+            progress = read_state(path, model, optimizer, acting)
             self._restore(model, progress, manifest)
             return progress
         return self._from_parent(model, optimizer) if self.parent else Progress()
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        acting: Sequence[Intervention] = (),
+    ) -> None:
         """Keep what is due: weights, state and history at a planned step, only the state at an onset."""
         step = progress.step
         state = self.run.state(step)
-        write_state(state, model, optimizer, progress)
+        write_state(state, model, optimizer, progress, acting)
         made = {state: Artifact.of(state, self.key, 0.0)}
         lap = self._lap()
         changes: dict[str, Any] = {}
@@ -107,6 +116,10 @@ class Keeper:
         self._record(made, complete=self.planned[-1] == step, **changes)
         self.last_good = step
         self._drop_states(step)
+
+    def fail(self, why: str) -> None:
+        """Say in the manifest why training could not go on; what goes on unsays it."""
+        update_manifest(self.run, failed=why)
 
     def _current(self, manifest: Manifest) -> Manifest:
         """The manifest without what other settings, or another state of the parent, have left in it."""
@@ -181,6 +194,7 @@ class Keeper:
             settings=self.settings,
             parent=self._origin,
             complete=complete,
+            failed="",
             seconds=round(self.seconds, 3),
             made=provenance(),
             artifacts={path.relative_to(self.run.path).as_posix(): artifact for path, artifact in made.items()},

@@ -1,8 +1,10 @@
 """The training loop, as `events` draws it: one run, from its beginning or from where it was stopped."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch.nn import functional
@@ -13,9 +15,11 @@ from vestige.errors import TrainingError
 from vestige.runs.store import RunFolder
 from vestige.training.bench import Bench, prepare
 from vestige.training.events import Event, Intervention
+from vestige.training.gradients import backward
 from vestige.training.history import Meter, NotFiniteError, Row, evaluate
+from vestige.training.interventions import Given
 from vestige.training.keeper import Keeper, Parent
-from vestige.training.runtime import autocast, seed_step, session
+from vestige.training.runtime import Asked, autocast, catching_sigterm, seed_step, session
 from vestige.training.schedule import checkpoint_steps, learning_rate
 from vestige.training.state import Progress
 
@@ -39,6 +43,7 @@ def train_run(
     settings: dict[str, Any],
     parent: Parent | None = None,
     onsets: Sequence[int] = (),
+    given: Given | None = None,
     progress: Report | None = None,
 ) -> None:
     """Train one run to its end, going on from its latest whole state.
@@ -53,6 +58,7 @@ def train_run(
       parent: the state to begin from instead of the initialisation; checkpoints and history then only hold
         the steps after it.
       onsets: steps at which the full state is kept, for late conditions to branch from.
+      given: what interventions need from outside the run; folders of this run and its parent need not be in it.
       progress: called now and then, and at the end.
 
     Raises:
@@ -60,9 +66,11 @@ def train_run(
       DataError, ModelError: images or a network that cannot be used.
       StoreError: files that cannot be written or read.
       TrainingError: a loss or weights that are NaN or infinite.
+      SystemExit: the process got SIGTERM; the full state was kept.
     """
-    with session(study.compute) as device:
-        bench = prepare(study, condition, seed, device)
+    given = replace(given or Given(), study=study, run=run, parent=parent.run if parent else None)
+    with session(study.compute) as device, catching_sigterm() as asked:
+        bench = prepare(study, condition, seed, device, given)
         steps_per_epoch = bench.state.steps_per_epoch
         first = 0 if parent is None else parent.step + 1
         planned = checkpoint_steps(study.checkpoints, steps_per_epoch, study.recipe.epochs)
@@ -78,31 +86,36 @@ def train_run(
             columns=[f"{one.name}.{quantity}" for one in bench.interventions for quantity in one.quantities],
             parent=parent,
         )
-        _train(bench, keeper, progress or _no_report)
+        _train(bench, keeper, progress or _no_report, asked)
 
 
 def _no_report(done: int, total: int) -> None: ...
 
 
-def _train(bench: Bench, keeper: Keeper, report: Report) -> None:
+def _train(bench: Bench, keeper: Keeper, report: Report, asked: Asked) -> None:
     state, total = bench.state, bench.total_steps
-    done = keeper.begin(state.model, state.optimizer)
+    done = keeper.begin(state.model, state.optimizer, bench.interventions)
     meter = Meter(state.classes, done.sums)
     _tell(Event.RUN_START, bench.interventions, bench)
     if done.step in keeper.planned and not done.rows:
         _keep(bench, keeper, meter, done)
     stops = {*keeper.planned, *keeper.onsets}
-    reported = time.monotonic()
+    minutes = bench.study.compute.state_minutes
+    reported = kept = time.monotonic()
     for step, batch in enumerate(bench.loader.batches(done.step, total), start=done.step):
         _step(bench, step, batch, meter)
         done.step = step + 1
-        if done.step in stops:
+        now = time.monotonic()
+        if done.step in stops or asked or (minutes and now - kept > 60 * minutes):
             _keep(bench, keeper, meter, done)
+            kept = time.monotonic()
         elif done.step % LOOK_EVERY == 0:
-            _look(meter, keeper)
-        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            _look(bench, meter, keeper)
+        if now - reported > REPORT_SECONDS:
             reported = now
             report(done.step, total)
+        if asked and done.step < total:
+            raise SystemExit(128 + signal.SIGTERM)
     _tell(Event.RUN_END, bench.interventions, bench)
     report(total, total)
 
@@ -114,7 +127,7 @@ def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
     seed_step(state.device, state.seed, step)
     state.step, state.lr = step, learning_rate(recipe, step, state.steps_per_epoch)
     state.inputs = batch.inputs.to(state.device, non_blocking=True, memory_format=bench.layout)
-    state.labels_cpu = batch.labels
+    state.labels_cpu, state.indices = batch.labels, batch.indices
     state.labels = batch.labels.to(state.device, non_blocking=True)
     _tell(Event.BATCH_START, active, bench)
     with autocast(state.device, recipe.dtype):
@@ -122,12 +135,12 @@ def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
         _tell(Event.FORWARD_END, active, bench)
         state.cross_entropy = functional.cross_entropy(state.logits, state.labels)
     state.loss = state.cross_entropy
-    for one in active:
-        if (penalty := one.penalty(state)) is not None:
-            state.loss = state.loss + penalty
+    terms = [(one, penalty) for one in active if (penalty := one.penalty(state)) is not None]
+    for _, penalty in terms:
+        state.loss = state.loss + penalty
     _tell(Event.LOSS_END, active, bench)
     state.optimizer.zero_grad(set_to_none=True)
-    state.loss.backward()
+    backward(state, active, terms)
     _tell(Event.BACKWARD_END, active, bench)
     for group in state.optimizer.param_groups:
         group["lr"] = state.lr
@@ -141,7 +154,8 @@ def _note(bench: Bench, active: Sequence[Intervention], meter: Meter) -> None:
     meter.add_batch(state.step, state.lr, state.loss, state.cross_entropy, state.logits, state.labels)
     for one in active:
         for quantity, value in one.log().items():
-            meter.add_scalar(f"{one.name}.{quantity}", value)
+            add = meter.add_latest if quantity in one.cumulative else meter.add_scalar
+            add(f"{one.name}.{quantity}", value)
     state.activations = {}  # else the maps of this step are held through the next
 
 
@@ -152,11 +166,11 @@ def _tell(event: Event, listeners: Iterable[Intervention], bench: Bench) -> None
 
 def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
     """Look at the loss and the weights; at a planned step add rows to the history; write what is due."""
-    _look(meter, keeper)
+    _look(bench, meter, keeper)
     state = bench.state
-    lr = learning_rate(bench.study.recipe, max(done.step - 1, 0), state.steps_per_epoch)
+    lr = state.lr if done.step else learning_rate(bench.study.recipe, 0, state.steps_per_epoch)
     if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
-        raise _diverged(max(done.step - 1, 0), lr, keeper, "the weights are NaN or infinite")
+        raise _diverged(max(done.step - 1, 0), lr, bench, keeper, "the weights are NaN or infinite")
     if done.step in keeper.planned:
         where = {"step": done.step, "epoch": done.step / state.steps_per_epoch, "lr": lr}
         rows: list[Row] = []
@@ -164,11 +178,11 @@ def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
             rows.append({**where, "split": "train", **means})
         test = _test(bench)
         if not math.isfinite(test["loss"]):
-            raise _diverged(max(done.step - 1, 0), lr, keeper, f"the test loss is {test['loss']}")
+            raise _diverged(max(done.step - 1, 0), lr, bench, keeper, f"the test loss is {test['loss']}")
         rows.append({**where, "split": "test", **test})
         done.rows = [*done.rows, *rows]
     done.sums = dict(meter.sums)
-    keeper.save(state.model, state.optimizer, done)
+    keeper.save(state.model, state.optimizer, done, bench.interventions)
     if done.step in keeper.planned:
         _tell(Event.CHECKPOINT, bench.interventions, bench)
 
@@ -187,18 +201,22 @@ def _test(bench: Bench) -> dict[str, float]:
     )
 
 
-def _look(meter: Meter, keeper: Keeper) -> None:
+def _look(bench: Bench, meter: Meter, keeper: Keeper) -> None:
     try:
         meter.flush()
     except NotFiniteError as error:
-        raise _diverged(error.step, error.lr, keeper, f"the loss is {error.loss}") from error
+        raise _diverged(error.step, error.lr, bench, keeper, f"the loss is {error.loss}") from error
 
 
-def _diverged(step: int, lr: float, keeper: Keeper, found: str) -> TrainingError:
+def _diverged(step: int, lr: float, bench: Bench, keeper: Keeper, found: str) -> TrainingError:
     good = keeper.last_good
     last = "there is no earlier checkpoint" if good is None else f"the last good checkpoint is that of step {good}"
-    return TrainingError(
+    doses = [(one.name, one.log().get("dose")) for one in bench.interventions if one.window[0] <= step]
+    told = "".join(f", dose of {name} {float(dose):.3g}" for name, dose in doses if dose is not None)
+    error = TrainingError(
         f"training {keeper.condition!r}, seed {keeper.seed}, at step {step}",
-        found=f"{found}, at learning rate {lr:g}; {last}",
+        found=f"{found}, at learning rate {lr:g}{told}; {last}",
         remedy="Lower recipe.lr or the alpha of the interventions, or warm up (recipe.warmup_epochs)",
     )
+    keeper.fail(f"at step {step} {error.found}")
+    return error

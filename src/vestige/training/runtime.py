@@ -1,6 +1,8 @@
 """Where training runs, and what it leaves as it found: device, threads, kernels, random numbers, autocast."""
 
 import hashlib
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -48,6 +50,34 @@ def session(compute: ComputeConfig) -> Iterator[torch.device]:
             yield device
         finally:
             torch.set_num_threads(threads)
+
+
+class Asked:
+    """Whether the process was asked to end: true once it was."""
+
+    def __init__(self):
+        self._asked = False
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def hear(self, *_: object) -> None:
+        """Be asked."""
+        self._asked = True
+
+
+@contextmanager
+def catching_sigterm() -> Iterator[Asked]:
+    """SIGTERM is noted instead of ending the process; without effect outside the main thread."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, asked.hear)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def stateless_seed(*parts: int | str) -> int:

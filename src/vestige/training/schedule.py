@@ -92,13 +92,22 @@ def window_steps(window: Window, steps_per_epoch: int, total: int) -> tuple[int,
     return start, stop
 
 
+def acting_steps(intervention: InterventionConfig, steps_per_epoch: int, total: int) -> tuple[int, int]:
+    """The optimiser steps [start, stop) at which an intervention changes something; its window, but for some kinds.
+
+    Raises:
+      ConfigError: see `window_steps`.
+    """
+    return intervention.acting(window_steps(intervention.window, steps_per_epoch, total))
+
+
 def onset(interventions: Iterable[InterventionConfig], steps_per_epoch: int, total: int) -> int | None:
     """The first step at which any intervention acts (until then the run is its baseline); None without any.
 
     Raises:
       ConfigError: a window does not lie within training.
     """
-    starts = [window_steps(one.window, steps_per_epoch, total)[0] for one in interventions]
+    starts = [acting_steps(one, steps_per_epoch, total)[0] for one in interventions]
     return min(starts, default=None)
 
 

@@ -1,10 +1,12 @@
 """The full state of training: with it, and nothing else, a run goes on as if it had never stopped.
 
 Data order, augmentation, dropout and permuted labels are functions of (seed, step), so that weights, buffers,
-momentum, the sums of the running history row, the history so far and the step are all there is.
+momentum, the sums of the running history row, the history so far, the step and what interventions remember are all
+there is.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.runs.store import damaged, read_tensors, write_tensors
+from vestige.training.events import Intervention
 from vestige.training.history import Row
 
 STATE_VERSION = 1
@@ -32,7 +35,13 @@ class Progress:
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def write_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def write_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    acting: Sequence[Intervention] = (),
+) -> None:
     """Write the full state; the same state gives the same bytes."""
     tensors = {f"parameter.{name}": tensor for name, tensor in model.named_parameters()}
     tensors |= {f"buffer.{name}": tensor for name, tensor in model.named_buffers()}
@@ -40,11 +49,16 @@ def write_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
         momentum = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum
+    for one in acting:
+        if one.window[0] < progress.step:
+            tensors |= {f"intervention.{one.name}.{name}": tensor for name, tensor in one.keep().items()}
     # One entry, for safetensors does not order several.
     write_tensors(path, tensors, {"state": json.dumps({"version": STATE_VERSION, **vars(progress)})})
 
 
-def read_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def read_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, acting: Sequence[Intervention] = ()
+) -> Progress:
     """Put a state back into the network and its optimiser, in their memory layout and on their device.
 
     Raises:
@@ -54,7 +68,8 @@ def read_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     targets = {f"parameter.{name}": tensor for name, tensor in model.named_parameters()}
     targets |= {f"buffer.{name}": tensor for name, tensor in model.named_buffers()}
     momenta = {name: tensor for name, tensor in tensors.items() if name.startswith("momentum.")}
-    stored = {name: tensor.shape for name, tensor in tensors.items() if name not in momenta}
+    others = ("momentum.", "intervention.")
+    stored = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith(others)}
     if stored != {name: tensor.shape for name, tensor in targets.items()}:
         raise damaged(path, "it holds the state of another network")
     try:
@@ -72,6 +87,10 @@ def read_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
             if f"momentum.{name}" in momenta:
                 buffer = torch.empty_like(parameter).copy_(momenta[f"momentum.{name}"])
                 optimizer.state[parameter]["momentum_buffer"] = buffer
+    for one in acting:
+        if one.window[0] < progress.step:
+            prefix = f"intervention.{one.name}."
+            one.restore({n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)})
     return progress
 
 

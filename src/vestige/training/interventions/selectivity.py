@@ -5,27 +5,33 @@ References:
   2023, On the special role of class-selective neurons in early training, TMLR.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from vestige.acting import LabelMode
 from vestige.formulas.selectivity import class_means, class_sums, csi, csi_from_sums
 from vestige.models.layers import Layer
 from vestige.training.interventions.penalty import ActivationPenalty
 
+Estimator = Literal["mean", "running", "sum"]
+
 
 class SelectivityPenalty(ActivationPenalty):
-    """CSI = (mu_max - mu_rest) / (mu_max + mu_rest + 1e-6) of every neuron, from the batch alone.
+    """CSI = (mu_max - mu_rest) / (mu_max + mu_rest + 1e-6) of every neuron.
 
     Args:
       name: unique in the run.
       window: steps [start, stop) in which it acts.
       layers: those penalised.
       alpha: below 0 suppresses selectivity, above 0 rewards it.
-      labels: `true` or `permuted`.
-      estimator: `mean`: class means, classes absent from the batch left out; `sum`: class sums, absent
-        classes counting as 0, as the paper's released code has it.
+      labels: `true`, `permuted` or `partition`.
+      share: of the cross-entropy's gradient norm; None: the gradient is not rescaled.
+      estimator: `mean`: class means of the batch, classes absent from it left out; `running`: see `RunningMeans`;
+        `sum`: class sums, absent classes counting as 0, as the paper's released code has it.
+      momentum: of `running`.
     """
 
     def __init__(
@@ -35,15 +41,69 @@ class SelectivityPenalty(ActivationPenalty):
         layers: Sequence[Layer],
         *,
         alpha: float,
-        labels: Literal["true", "permuted"] = "true",
-        estimator: Literal["mean", "sum"] = "mean",
+        labels: LabelMode = "true",
+        share: float | None = None,
+        estimator: Estimator = "mean",
+        momentum: float = 0.9,
     ):
-        super().__init__(name, window, layers, alpha=alpha, labels=labels)
-        self.estimator = estimator
+        super().__init__(name, window, layers, alpha=alpha, labels=labels, share=share)
+        self.estimator, self._running = estimator, RunningMeans(momentum)
 
     def index(self, activations_NU: Tensor, labels_N: Tensor, classes: int) -> Tensor:
         """CSI of every neuron (U)."""
         if self.estimator == "sum":
             sums_CU, _ = class_sums(activations_NU, labels_N, classes)
             return csi_from_sums(sums_CU)
-        return csi(class_means(activations_NU, labels_N, classes))
+        means_CU = class_means(activations_NU, labels_N, classes)
+        return csi(self._running.blend(means_CU) if self.estimator == "running" else means_CU)
+
+    def is_defined(self, labels_N: Tensor) -> bool:
+        """Two classes must be in the batch, or with `running` in the batch and those before."""
+        if self.estimator != "running":
+            return super().is_defined(labels_N)
+        return len(self._running.classes | set(labels_N.tolist())) > 1
+
+    def keep(self) -> dict[str, Tensor]:
+        """The dose and the running class means."""
+        means_CU = self._running.means_CU
+        return super().keep() | ({} if means_CU is None else {"class_means": means_CU.cpu()})
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """The dose and the running class means."""
+        super().restore(kept)
+        self._running.put(kept.get("class_means"))
+
+
+class RunningMeans:
+    """Class means through training: mu = momentum * mu before + (1 - momentum) * mu of the batch.
+
+    The gradient is that of mu: it goes through the batch, (1 - momentum) as large as that of the batch's means. A class
+    that is not in a batch keeps its mean; at first sight it has the batch's.
+
+    Args:
+      momentum: 0 forgets all but the batch.
+    """
+
+    def __init__(self, momentum: float):
+        self.momentum = momentum
+        self.means_CU: Tensor | None = None
+        self.classes: set[int] = set()
+
+    def blend(self, batch_CU: Tensor) -> Tensor:
+        """The means with a batch in them, and remember them.
+
+        Args:
+          batch_CU: class means of the batch, NaN where a class has no image.
+        """
+        before_CU = torch.full_like(batch_CU, torch.nan) if self.means_CU is None else self.means_CU.to(batch_CU)
+        moved_CU = self.momentum * before_CU + (1 - self.momentum) * batch_CU
+        known_CU = torch.where(before_CU.isnan(), batch_CU, moved_CU)
+        means_CU = torch.where(batch_CU.isnan(), before_CU, known_CU)
+        self.put(means_CU.detach())
+        return means_CU
+
+    def put(self, means_CU: Tensor | None) -> None:
+        """Go on from these."""
+        self.means_CU = means_CU
+        present = [] if means_CU is None else (~means_CU.isnan().all(1)).nonzero()[:, 0].tolist()
+        self.classes = set(present)
