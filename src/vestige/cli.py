@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vestige.errors import ConfigError, VestigeError, nearest
+from vestige.foreign.request import AblateOptions, MeasureOptions
 
 StudyArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 
@@ -53,7 +54,7 @@ class Train(_OnStudy):
 
 
 @dataclass(frozen=True)
-class Measure(_OnStudy):
+class Measure(_OnStudy, MeasureOptions):
     """Make the tables of a study that are missing; or, with --model, measure the neurons of any classifier."""
 
     parts: ClassVar[tuple[str, ...]] = ("measure",)
@@ -62,44 +63,18 @@ class Measure(_OnStudy):
     """Name of a study that ships, a YAML file, or the folder of a study; by default digits. Not with --model."""
     out: Path | None = None
     """Folder to work in; by default ./studies/NAME, with --model ./measured/NAME."""
-    model: str | None = None
-    """torchvision:NAME, timm:NAME or path.py:object. The options below go with it."""
-    weights: Path | None = None
-    """File of its weights (safetensors, or what torch.save wrote); without, they are random. Never executed."""
-    checkpoints: Path | None = None
-    """Folder of weight files of one training run, measured in the order of their steps."""
-    data: str | None = None
-    """Labelled images: folder:PATH, parquet:FILE, torchvision:NAME:PATH, digits or path.py:object."""
-    training_data: str | None = None
-    """Images, likewise, from which batch-norm statistics are recomputed; without, the stored ones are used."""
-    preprocess: str = "auto"
-    """imagenet, cifar10, none, or size=224,resize=256,mean=0.5,std=0.5; auto: as the model's library evaluates it."""
-    layers: tuple[str, ...] = ()
-    """Names of layers or modules, or patterns ('layer3.*'); by default all that the rule finds."""
-    protocol: tuple[str, ...] = ("corrected",)
-    """corrected, faithful (to the paper's released code), or both."""
-    permutations: int | None = None
-    """Of the labels, for the null; by default 100, or 20 where activations do not fit."""
-    batch_norm: str = "recalibrate"
-    """recalibrate (from --training-data) or stored."""
-    rectify: str = "auto"
-    """abs: take the absolute value of spatial means; none; auto: where activations can be negative."""
-    class_map: Path | None = None
-    """File that says which of the model's classes each class of the data is."""
-    classes: int | None = None
-    """Number of the model's classes, where neither its weights nor the data tell."""
-    limit: int | None = None
-    """Use only so many images, the same number of each class."""
-    on_bad_image: str = "error"
-    """skip: leave out images that cannot be read, and name them in skipped.txt."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1; auto: a GPU where there is one."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float64."""
-    batch_size: int = 256
-    """Images a forward."""
-    threads: int | None = None
-    """CPU threads; by default as many as torch takes."""
+
+
+@dataclass(frozen=True)
+class Ablate(AblateOptions):
+    """Replace the neurons of any classifier, each alone, and see what that does to it."""
+
+    out: Path | None = None
+    """Folder to work in; by default ./ablated/NAME."""
+    verify: bool = False
+    """Hash every file again, rather than trust its size."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +111,7 @@ class Studies:
     """Show the traceback of an error."""
 
 
-COMMANDS = (Run, Train, Measure, Claims, Report, Status, Studies)
+COMMANDS = (Run, Train, Measure, Ablate, Claims, Report, Status, Studies)
 DESCRIPTION = """A laboratory for single neurons through training: train with dense checkpoints, measure every neuron,
 ablate every single one, and say with honest statistics what holds. Any field of a study is an option:
 --recipe.epochs 10 --seeds 0 1."""
@@ -149,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         plain, settings = split_settings(given)
         command = tyro.cli(
-            Run | Train | Measure | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
+            Run | Train | Measure | Ablate | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
             prog="vestige",
             description=DESCRIPTION,
             args=plain,
@@ -221,6 +196,8 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
             return _status(command, settings)
         case Measure() if command.model is not None:
             return _measure(command, settings)
+        case Ablate():
+            return _ablate(command, settings)
         case _:
             return _run(command, settings)
 
@@ -289,6 +266,28 @@ def _measure(command: Measure, settings: list[tuple[str, Any]]) -> int:
     for error in outcome.errors:
         _complain(error, command.debug)
     return 2 if outcome.errors else 0
+
+
+def _ablate(command: Ablate, settings: list[tuple[str, Any]]) -> int:
+    """Ablate the neurons of a model."""
+    _refuse(settings, Ablate)
+    remedies = {"model": "Give a model: --model torchvision:NAME", "data": "Give images: --data folder:PATH"}
+    for option, remedy in remedies.items():
+        if getattr(command, option) is None:
+            raise ConfigError("reading the command line", found=f"no --{option}", remedy=remedy)
+    from vestige.foreign.ablating import ablate_foreign
+    from vestige.foreign.request import AblationRequest
+
+    options = {f.name: getattr(command, f.name) for f in fields(AblationRequest)}
+    outcome = ablate_foreign(AblationRequest(**options), verify=command.verify)
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not outcome.made:
+        print("nothing to do: everything that was asked for is there already")
+    for line in outcome.lines:
+        print(line)
+    print(f"report: {_relative(outcome.folder.report)}")
+    return 0
 
 
 def _print_verdicts(claims: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from vestige.config import ModelConfig
 from vestige.foreign.data import Inputs, class_map_of, open_inputs
-from vestige.foreign.request import Request
+from vestige.foreign.request import AblationRequest, Request
 from vestige.foreign.subject import Subject, build_subject, check_classes, logit_width
 from vestige.foreign.weight_files import WeightFile, list_weight_files, scan
 from vestige.measurement.measuring import measure
@@ -26,10 +26,6 @@ from vestige.study.facts import identify_model
 
 KEYED = ("vestige", "torch", "torchvision", "timm", "numpy")
 """Versions that can change a number."""
-_IN_IDENTITY = (
-    "layers", "protocol", "permutations", "batch_norm", "rectify", "limit", "on_bad_image", "dtype", "batch_size",
-    "threads",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Bench:
       files: in the order in which they are measured; with no weights given, one without a name.
     """
 
-    request: Request
+    request: Request | AblationRequest
     device: torch.device
     inputs: Inputs
     training: Inputs | None
@@ -49,7 +45,7 @@ class Bench:
     files: tuple[WeightFile, ...]
 
     @classmethod
-    def opened(cls, request: Request, device: torch.device) -> "Bench":
+    def opened(cls, request: Request | AblationRequest, device: torch.device) -> "Bench":
         """Open everything that a command names, and see that it goes together.
 
         Raises:
@@ -74,6 +70,17 @@ class Bench:
         mapping = class_map_of(request, inputs, width)
         return cls(request, device, inputs, training, subject, mapping, tuple(files))
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Those to measure by."""
+        return self.request.protocol if isinstance(self.request, Request) else ()
+
+    @cached_property
+    def ranking(self) -> Inputs | None:
+        """Other images that neurons are ranked on."""
+        spec = getattr(self.request, "ranking_data", None)
+        return open_inputs(self.request, "ranking_data", self.request.weights) if spec else None
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, but versions and, of a folder of them, weights; free of paths."""
@@ -84,9 +91,10 @@ class Bench:
             "classes": self.subject.classes,
             "data": self.inputs.fingerprint,
             "training_data": self.training.fingerprint if self.training else None,
+            **({"ranking_data": self.ranking.fingerprint} if self.ranking else {}),
             "preparation": _plain(self.inputs.preparation),
             "class_map": self.class_map,
-            **{name: _plain(getattr(request, name)) for name in _IN_IDENTITY},
+            **{name: _plain(getattr(request, name)) for name in request.in_identity},
             "device": self.device.type,
         }
 
@@ -111,6 +119,7 @@ class Bench:
           VestigeError: it cannot be measured.
         """
         request = self.request
+        assert isinstance(request, Request)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return measure(
@@ -131,7 +140,7 @@ class Bench:
             )
 
 
-def _weight_files(request: Request, subject: Subject) -> list[WeightFile]:
+def _weight_files(request: Request | AblationRequest, subject: Subject) -> list[WeightFile]:
     if request.checkpoints:
         files = scan(request.checkpoints, subject.load)
         good = next((file for file in files if file.measured), None)

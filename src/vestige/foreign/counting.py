@@ -12,6 +12,7 @@ from rich.text import Text
 from vestige.study.progress import clock
 
 LINE_SECONDS = 10.0
+MEASURING = ("measuring", "images")
 
 
 class Counting:
@@ -20,10 +21,12 @@ class Counting:
     Args:
       passes: over the images.
       images: of one pass; None where that is not known.
+      what: is being done, and to what: `measuring`, `images`.
     """
 
-    def __init__(self, passes: int, images: int | None):
-        self._passes, self._images = passes, images
+    def __init__(self, passes: int, images: int | None, what: tuple[str, str] = MEASURING):
+        self._passes, self._images, self.what = passes, images, what
+        self._told = images is None
         self._before = self._now = 0
         self.name = ""
 
@@ -43,6 +46,8 @@ class Counting:
 
     def at(self, done: int, of: int | None = None) -> None:
         """So many images of this pass are done."""
+        if self._told and self._passes == 1:  # it may turn out to be more
+            self._images = of
         self._now = done if of is None else min(done, of)
         self.show()
 
@@ -54,10 +59,10 @@ class Counting:
 
 
 class _Bar(Counting):
-    def __init__(self, passes: int, images: int | None, progress: Progress):
-        super().__init__(passes, images)
+    def __init__(self, passes: int, images: int | None, what: tuple[str, str], progress: Progress):
+        super().__init__(passes, images, what)
         self._progress = progress
-        self._task = progress.add_task("measuring", total=self.total)
+        self._task = progress.add_task(what[0], total=self.total)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -67,49 +72,56 @@ class _Bar(Counting):
 
 
 class _Lines(Counting):
-    def __init__(self, passes: int, images: int | None):
-        super().__init__(passes, images)
+    def __init__(self, passes: int, images: int | None, what: tuple[str, str]):
+        super().__init__(passes, images, what)
         self._began = self._said = time.monotonic()
+        self._there: int | None = None
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def show(self) -> None:
         now, total = time.monotonic(), self.total
+        self._there = self.done if self._there is None else self._there  # by a call before this one
         ended = total is not None and self.done >= total
         if not ended and now - self._said < LINE_SECONDS:
             return
         self._said = now
-        rate = self.done / max(now - self._began, 1e-9)
+        rate = max(self.done - self._there, 1) / max(now - self._began, 1e-9)
         of = "" if total is None else f"/{total}"
         left = "" if total is None else f", time left {'done' if ended else clock((total - self.done) / rate)}"
-        self.say(f"measuring {self.done}{of} images, {rate:.3g} a second{left}")
+        doing, things = self.what
+        self.say(f"{doing} {self.done}{of} {things}, {rate:.3g} a second{left}")
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, things: str):
+        super().__init__()
+        self._things = things
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.3g} images/s" if speed else "")
+        return Text(f"{speed:.3g} {self._things}/s" if speed else "")
 
 
 @contextmanager
-def counting(passes: int, images: int | None, *, show: bool) -> Iterator[Counting]:
+def counting(passes: int, images: int | None, *, show: bool, what: tuple[str, str] = MEASURING) -> Iterator[Counting]:
     """Show how the passes go on, on standard error, until the block ends; with `show` false, nothing."""
     console = Console(stderr=True)
     if not show:
-        yield Counting(passes, images)
+        yield Counting(passes, images, what)
         return
     if not console.is_terminal:
-        yield _Lines(passes, images)
+        yield _Lines(passes, images, what)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} images"),
-        _Rate(),
+        TextColumn("{task.completed:.0f}/{task.total} " + what[1]),
+        _Rate(what[1]),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield _Bar(passes, images, progress)
+        yield _Bar(passes, images, what, progress)

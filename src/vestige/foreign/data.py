@@ -17,10 +17,10 @@ from vestige.data.presets import caveat, parse_preprocess
 from vestige.data.transforms import normalise
 from vestige.data.userdata import holds_images, load_data
 from vestige.errors import ConfigError, DataError
-from vestige.foreign.request import Request
+from vestige.foreign.request import AblationRequest, Request
 from vestige.measurement.inputs import batches
 
-SPLITS = {"data": "test", "training_data": "train"}
+SPLITS = {"data": "test", "training_data": "train", "ranking_data": "test"}
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Inputs:
         return isinstance(self.data, tuple) and isinstance(self.data[0], ImageSet)
 
 
-def open_inputs(request: Request, role: str, weights: Path | None) -> Inputs:
+def open_inputs(request: Request | AblationRequest, role: str, weights: Path | None) -> Inputs:
     """Open the images that a command names.
 
     Args:
       request: the command.
-      role: `data` or `training_data`.
+      role: `data`, `training_data` or `ranking_data`.
       weights: the file of weights, by whose name torchvision's preparation of images may be known.
 
     Raises:
@@ -112,7 +112,7 @@ def open_inputs(request: Request, role: str, weights: Path | None) -> Inputs:
     return Inputs(*known, (images, config), prepared, images.class_names, images.shape, (said,) if said else ())
 
 
-def class_map_of(request: Request, inputs: Inputs, classes: int) -> list[int] | None:
+def class_map_of(request: Request | AblationRequest, inputs: Inputs, classes: int) -> list[int] | None:
     """The model's class of each label, from the file that the command names.
 
     Args:
@@ -145,7 +145,7 @@ def names_by_model_class(inputs: Inputs, mapping: Sequence[int] | None, classes:
     return names
 
 
-def _ready_made(request: Request, known: tuple[str, str, str], data: Any) -> Inputs:
+def _ready_made(request: Request | AblationRequest, known: tuple[str, str, str], data: Any) -> Inputs:
     """Data that are inputs already: nothing is prepared."""
     if request.limit is not None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The folder that `vestige measure --model ...` writes, and what of it is made already.
+"""The folders that `vestige measure --model ...` and `vestige ablate --model ...` write, and what is made already.
 
 ```
 measured.json                 what was measured and how; one entry a checkpoint, with the hash of its inputs
@@ -7,6 +7,13 @@ class_means.safetensors       PROTOCOL/LAYER, classes x neurons  (several: class
 skipped.txt                   images that were left out, where there are any
 report.html
 ```
+```
+ablated.json                  what was ablated and how, with the hash of its inputs
+ablation.parquet  ablation_by_class.parquet  ranking.parquet  groups.parquet  cumulative.parquet
+per_input/VALUE/LAYER.npy     neurons x images
+pieces/                       finished work, from which the tables are; it may be deleted when all is done
+ablation.html
+```
 """
 
 import re
@@ -14,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
@@ -26,39 +33,38 @@ from vestige.runs.store import read_json, try_lock, write_json, write_table, wri
 if TYPE_CHECKING:
     from torch import Tensor
 
-KIND = "vestige measure"
 VERSION = 1
-LOCK = ".measure.lock"
+RECORDS = ("measured.json", "ablated.json")
+"""A folder may hold a measurement and an ablation side by side."""
 
 
 @dataclass(frozen=True)
-class MeasuredFolder:
-    """The folder of a measurement of one model with one or several sets of weights."""
+class ResultFolder:
+    """The folder of what a command found out about a foreign model."""
+
+    kind: ClassVar[str]
+    """What the record says that it is."""
+    record_name: ClassVar[str]
+    page_name: ClassVar[str]
+    doing: ClassVar[str]
+    """What an error says was being done: `measuring into`."""
 
     path: Path
 
     @property
     def record(self) -> Path:
         """`measured.json`."""
-        return self.path / "measured.json"
+        return self.path / self.record_name
 
     @property
     def report(self) -> Path:
         """The page."""
-        return self.path / "report.html"
+        return self.path / self.page_name
 
     @property
     def skipped(self) -> Path:
         """Images that could not be read, one a line."""
         return self.path / "skipped.txt"
-
-    def table(self, label: str | None) -> Path:
-        """The table of a checkpoint; of the only one where `label` is None."""
-        return self.path / ("selectivity.parquet" if label is None else f"selectivity/{label}.parquet")
-
-    def class_means(self, label: str | None) -> Path:
-        """Its class means."""
-        return self.path / ("class_means.safetensors" if label is None else f"class_means/{label}.safetensors")
 
     def read(self) -> dict[str, Any]:
         """What was recorded; empty where nothing is.
@@ -68,6 +74,10 @@ class MeasuredFolder:
         """
         return read_json(self.record) if self.record.exists() else {}
 
+    @property
+    def _lock(self) -> str:
+        return f".{self.kind.replace(' ', '-')}.lock"
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes out.
@@ -75,10 +85,10 @@ class MeasuredFolder:
         Raises:
           StoreError: another one is at work here, or the folder cannot be written.
         """
-        with try_lock(self.path / LOCK) as held:
+        with try_lock(self.path / self._lock) as held:
             if not held:
                 raise StoreError(
-                    f"measuring into {self.path}",
+                    f"{self.doing} {self.path}",
                     found="another vestige is at work in it",
                     remedy="Wait until it has ended, or give another --out",
                 )
@@ -93,18 +103,18 @@ class MeasuredFolder:
         Raises:
           StoreError: it holds something else, or was made by other settings.
         """
-        doing, remedy = f"measuring into {self.path}", "Give another --out"
+        doing, remedy = f"{self.doing} {self.path}", "Give another --out"
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(doing, found="it is a file", remedy=remedy)
         if not self.record.exists():
-            there = sorted(p.name for p in self.path.iterdir() if p.name != LOCK) if self.path.is_dir() else []
-            if there:
+            there = self._other_things()
+            if there and not any((self.path / name).exists() for name in RECORDS):
                 found = f"it holds other things: {', '.join(there[:3])}{', ...' if len(there) > 3 else ''}"
                 raise StoreError(doing, found=found, remedy=remedy)
             return
         stored = self.read()
-        if stored.get("kind") != KIND or stored.get("version") != VERSION:
-            raise StoreError(doing, found="its measured.json is not of this version of vestige", remedy=remedy)
+        if stored.get("kind") != self.kind or stored.get("version") != VERSION:
+            raise StoreError(doing, found=f"its {self.record_name} is not of this version of vestige", remedy=remedy)
         differing = [
             f"{name} is {_short(new)}, was {_short(old)}"
             for name, new, old in differences(identity, stored["identity"])
@@ -123,6 +133,38 @@ class MeasuredFolder:
             )
         )
 
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        write_json(self.record, {"kind": self.kind, "version": VERSION, **record})
+
+    def write_skipped(self, lines: Sequence[str]) -> None:
+        """Name the images that were left out; the file is not there where none were."""
+        if lines:
+            write_text(self.skipped, "".join(f"{line}\n" for line in lines))
+
+    def _other_things(self) -> list[str]:
+        """What lies there, but for what does before anything is written."""
+        names = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+        return [name for name in names if name != "pieces" and not name.startswith(".vestige-")]
+
+
+@dataclass(frozen=True)
+class MeasuredFolder(ResultFolder):
+    """The folder of a measurement of one model with one or several sets of weights."""
+
+    kind = "vestige measure"
+    record_name = "measured.json"
+    page_name = "report.html"
+    doing = "measuring into"
+
+    def table(self, label: str | None) -> Path:
+        """The table of a checkpoint; of the only one where `label` is None."""
+        return self.path / ("selectivity.parquet" if label is None else f"selectivity/{label}.parquet")
+
+    def class_means(self, label: str | None) -> Path:
+        """Its class means."""
+        return self.path / ("class_means.safetensors" if label is None else f"class_means/{label}.safetensors")
+
     def write(
         self,
         label: str | None,
@@ -139,15 +181,6 @@ class MeasuredFolder:
             artifacts[path.relative_to(self.path).as_posix()] = asdict(Artifact.of(path, key, 0.0))
         return artifacts
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write `measured.json`."""
-        write_json(self.record, {"kind": KIND, "version": VERSION, **record})
-
-    def write_skipped(self, lines: Sequence[str]) -> None:
-        """Name the images that were left out; the file is not there where none were."""
-        if lines:
-            write_text(self.skipped, "".join(f"{line}\n" for line in lines))
-
     def tables(self, record: Mapping[str, Any]) -> list[pl.DataFrame]:
         """The tables that a record names, in its order.
 
@@ -155,6 +188,16 @@ class MeasuredFolder:
           StoreError: one is gone or damaged.
         """
         return [_read_table(self.path / entry["table"]) for entry in record["checkpoints"]]
+
+
+@dataclass(frozen=True)
+class AblatedFolder(ResultFolder):
+    """The folder of an ablation of one model."""
+
+    kind = "vestige ablate"
+    record_name = "ablated.json"
+    page_name = "ablation.html"
+    doing = "ablating into"
 
 
 def labels(names: Sequence[str], steps: Sequence[int | None]) -> list[str]:

@@ -97,7 +97,7 @@ class _Measuring:
         stored = {entry["weights"]: entry for entry in self.folder.read().get("checkpoints", ())} if self.first else {}
         done = from_first([file.hash for file in chosen if self._is_done(stored.get(file.hash), file, start)])
         entries: dict[str, dict[str, Any]] = {hashed: stored.get(hashed, {}) for hashed in done}
-        passes = (len(chosen) - len(done)) * len(bench.request.protocol)
+        passes = (len(chosen) - len(done)) * len(bench.protocols)
         with counting(passes, bench.inputs.images if passes else None, show=show) as count:
             for file, label in zip(chosen, names, strict=True):
                 if file.hash in done:
@@ -137,7 +137,7 @@ class _Measuring:
             bench.subject.load(file.path)
         condition = file.name if label and file.step is None else bench.request.model
         frames, means, results = [], {}, []
-        for protocol in bench.request.protocol:
+        for protocol in bench.protocols:
             table, part, result = self._by_protocol(file, condition, protocol, start, count)
             frames.append(table)
             means |= part

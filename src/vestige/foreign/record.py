@@ -7,7 +7,7 @@ from vestige.errors import VestigeError
 from vestige.foreign.bench import Bench
 from vestige.foreign.data import names_by_model_class
 from vestige.foreign.notes import at_chance, batch_norm_words
-from vestige.foreign.request import Request
+from vestige.foreign.request import AblationRequest, Request
 from vestige.foreign.weight_files import WeightFile, step_source
 from vestige.measurement.selectivity import SelectivityResult
 from vestige.runs.manifest import provenance
@@ -20,6 +20,23 @@ def record_of(bench: Bench, entries: Sequence[Mapping[str, Any]], errors: Sequen
       bench: what was measured.
       entries: one for each set of weights that was measured, in order.
       errors: met in measuring.
+    """
+    skipped = max((result["skipped"] for entry in entries for result in entry["results"]), default=0)
+    return {
+        **subject_of(bench, skipped),
+        "steps_from": step_source(bench.files) if bench.request.checkpoints else "",
+        "checkpoints": list(entries),
+        "files": [_file(file) for file in (bench.files if bench.request.checkpoints else ())],
+        "errors": [str(error) for error in errors],
+    }
+
+
+def subject_of(bench: Bench, skipped: int) -> dict[str, Any]:
+    """What any record says of the model and the images.
+
+    Args:
+      bench: what was worked on.
+      skipped: images that were left out as unreadable.
     """
     request, subject, inputs = bench.request, bench.subject, bench.inputs
     names = names_by_model_class(inputs, bench.class_map, subject.classes)
@@ -41,14 +58,10 @@ def record_of(bench: Bench, entries: Sequence[Mapping[str, Any]], errors: Sequen
             "class_names": names,
             "input_shape": list(inputs.shape),
             "preprocess": inputs.said(),
-            "skipped": max((result["skipped"] for entry in entries for result in entry["results"]), default=0),
+            "skipped": skipped,
         },
         "made": provenance(),
         "notes": [*inputs.notes, *_fresh(request)],
-        "steps_from": step_source(bench.files) if request.checkpoints else "",
-        "checkpoints": list(entries),
-        "files": [_file(file) for file in (bench.files if request.checkpoints else ())],
-        "errors": [str(error) for error in errors],
     }
 
 
@@ -85,12 +98,12 @@ def _file(file: WeightFile) -> dict[str, Any]:
     }
 
 
-def _random(request: Request) -> bool:
+def _random(request: Request | AblationRequest) -> bool:
     """Whether the model can only have random weights; what a Python file makes may have others."""
     return not (request.weights or request.checkpoints or request.model.rpartition(":")[0].endswith(".py"))
 
 
-def _fresh(request: Request) -> list[str]:
+def _fresh(request: Request | AblationRequest) -> list[str]:
     if request.weights or request.checkpoints:
         return []
     if not _random(request):
@@ -98,7 +111,7 @@ def _fresh(request: Request) -> list[str]:
     return ["No --weights were given: the model has fresh random weights (vestige never downloads any)."]
 
 
-def _weights_words(request: Request) -> str:
+def _weights_words(request: Request | AblationRequest) -> str:
     if request.checkpoints:
         return f"{request.checkpoints} (a folder)"
     return str(request.weights) if request.weights else "none given"

@@ -1,9 +1,9 @@
-"""What `vestige measure --model ...` is asked to do, checked."""
+"""What `vestige measure --model ...` and `vestige ablate --model ...` are asked to do, checked. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from vestige.config import Protocol
 from vestige.errors import ConfigError, nearest
@@ -14,65 +14,168 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rectify": ("auto", "abs", "none"),
     "on_bad_image": ("error", "skip"),
     "dtype": ("float32", "bfloat16", "float64"),
+    "value": ("zero", "mean", "resample"),
+    "mode": ("exact", "controlled", "screen"),
 }
-POSITIVE = ("classes", "limit", "batch_size", "threads")
+POSITIVE = ("classes", "limit", "batch_size", "threads", "workers")
+_Request = TypeVar("_Request", bound="Request | AblationRequest")
 KINDS = ("torchvision:NAME", "timm:NAME", "path.py:object")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """The options of the command, by the names they have there."""
+class ModelOptions:
+    """Which model, weights and images, as the command line reads them: shared by the commands on foreign models."""
 
-    model: str
-    data: str
+    model: str | None = None
+    """torchvision:NAME, timm:NAME or path.py:object. The options below go with it."""
     weights: Path | None = None
-    checkpoints: Path | None = None
+    """File of its weights (safetensors, or what torch.save wrote); without, they are random. Never executed."""
+    data: str | None = None
+    """Labelled images: folder:PATH, parquet:FILE, torchvision:NAME:PATH, digits or path.py:object."""
     training_data: str | None = None
+    """Images, likewise, from which batch-norm statistics are recomputed; without, the stored ones are used."""
     preprocess: str = "auto"
+    """imagenet, cifar10, none, or size=224,resize=256,mean=0.5,std=0.5; auto: as the model's library evaluates it."""
     layers: tuple[str, ...] = ()
-    protocol: tuple[str, ...] = ("corrected",)
-    permutations: int | None = None
+    """Names of layers or modules, or patterns ('layer3.*'); by default all that the rule finds."""
     batch_norm: str = "recalibrate"
-    rectify: str = "auto"
+    """recalibrate (from --training-data) or stored."""
     class_map: Path | None = None
+    """File that says which of the model's classes each class of the data is."""
     classes: int | None = None
+    """Number of the model's classes, where neither its weights nor the data tell."""
     limit: int | None = None
+    """Use only so many images, the same number of each class."""
     on_bad_image: str = "error"
+    """skip: leave out images that cannot be read, and name them in skipped.txt."""
     device: str = "auto"
+    """cpu, cuda, cuda:1; auto: a GPU where there is one."""
     dtype: str = "float32"
+    """float32, bfloat16 or float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(ModelOptions):
+    """The options of `vestige measure --model ...`."""
+
+    checkpoints: Path | None = None
+    """Folder of weight files of one training run, measured in the order of their steps."""
+    protocol: tuple[str, ...] = ("corrected",)
+    """corrected, faithful (to the paper's released code), or both."""
+    permutations: int | None = None
+    """Of the labels, for the null; by default 100, or 20 where activations do not fit."""
+    rectify: str = "auto"
+    """abs: take the absolute value of spatial means; none; auto: where activations can be negative."""
     batch_size: int = 256
+    """Images a forward."""
     threads: int | None = None
+    """CPU threads; by default as many as torch takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(ModelOptions):
+    """The options of `vestige ablate --model ...`."""
+
+    value: tuple[str, ...] = ()
+    """What replaces a neuron: zero, mean, resample, or several; by default zero, and mean where it can be negative."""
+    mode: str = "exact"
+    """exact: every neuron on every image; controlled: on some, corrected by an estimate; screen: the estimate alone."""
+    precision: float = 1.1
+    """Of controlled: the standard error of a change of loss is at most so many times that of exact."""
+    neurons: Path | None = None
+    """Parquet or CSV table of the neurons to ablate, with the columns layer and neuron; by default all."""
+    groups: Path | None = None
+    """Parquet or CSV table with the columns layer, neuron and group: each group is ablated together."""
+    cumulative: bool = False
+    """Ablate growing sets too, ranked on one half of the images, on the other."""
+    ranking_data: str | None = None
+    """Images, as --data, from which means and preferred classes are; by default those of --data."""
+    held_out: bool = False
+    """Take means and preferred classes from one half of the images, and ablate on the other."""
+    per_input: bool = False
+    """Write each image's change of loss under each ablation."""
+    memory: str | None = None
+    """What may be held of images and estimates, such as 4GiB; by default half of what is free. Changes no number."""
+    workers: int | None = None
+    """Processes; by default one a core, one with a GPU. Changes no number."""
+    batch_size: int | None = None
+    """Images a forward of the whole network; by default from the shapes of its activations."""
+    threads: int | None = None
+    """CPU threads of each process; by default 1."""
+
+
+def folder_named_after(model: str, out: Path | None, beneath: str) -> Path:
+    """Where to write: `out`, or a folder named after the model."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(model).name)
+    return out or Path(beneath) / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(MeasureOptions):
+    """What `vestige measure --model ...` is asked to do."""
+
+    in_identity: ClassVar[tuple[str, ...]] = (
+        "layers", "protocol", "permutations", "batch_norm", "rectify", "limit", "on_bad_image", "dtype", "batch_size",
+        "threads",
+    )  # fmt: skip
+    """Options that can change a number."""
+
+    model: str = ""
+    data: str = ""
     out: Path | None = None
 
     @property
     def folder(self) -> Path:
-        """Where to write: `--out`, or a folder named after the model."""
-        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(self.model).name)
-        return self.out or Path("measured") / name
+        """Where to write."""
+        return folder_named_after(self.model, self.out, "measured")
 
     def settings(self) -> dict[str, Any]:
         """The options as they were given, for the record."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name != "out"}
+        return _given(self)
 
 
-def checked(request: Request) -> Request:
+@dataclass(frozen=True, kw_only=True)
+class AblationRequest(AblateOptions):
+    """What `vestige ablate --model ...` is asked to do."""
+
+    in_identity: ClassVar[tuple[str, ...]] = (
+        "batch_norm", "limit", "on_bad_image", "dtype", "batch_size", "threads", "held_out",
+    )  # fmt: skip
+    """Options that can change a number of what is there already; others add to it."""
+    checkpoints: ClassVar[Path | None] = None
+
+    model: str = ""
+    data: str = ""
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where to write."""
+        return folder_named_after(self.model, self.out, "ablated")
+
+    def settings(self) -> dict[str, Any]:
+        """The options as they were given, for the record, but for those that change no number."""
+        return {name: value for name, value in _given(self).items() if name not in ("memory", "workers")}
+
+
+def checked(request: _Request) -> _Request:
     """Make sure that the options make sense, each alone and together.
 
     Raises:
       ConfigError: one does not; the message names it as it is written.
     """
     for name, choices in CHOICES.items():
-        given = getattr(request, name)
+        given = getattr(request, name, ())
         for value in given if isinstance(given, tuple) else (given,):
             if value not in choices:
                 raise _wrong(name, f"unknown value {value!r}", nearest(value, choices))
-    if not request.protocol:
+    if isinstance(request, Request) and not request.protocol:
         raise _wrong("protocol", "no value", "Give corrected, faithful or both")
     for name in POSITIVE:
-        if (value := getattr(request, name)) is not None and value < 1:
+        if (value := getattr(request, name, None)) is not None and value < 1:
             raise _wrong(name, f"{value} is less than 1", "Give a whole number from 1")
-    if request.permutations is not None and request.permutations < 0:
-        raise _wrong("permutations", f"{request.permutations} is less than 0", "Give 0 for none")
+    if (permutations := getattr(request, "permutations", None)) is not None and permutations < 0:
+        raise _wrong("permutations", f"{permutations} is less than 0", "Give 0 for none")
     if request.weights and request.checkpoints:
         raise ConfigError(
             "reading the command line",
@@ -86,6 +189,10 @@ def checked(request: Request) -> Request:
 
 def _wrong(option: str, found: str, remedy: str) -> ConfigError:
     return ConfigError(f"reading --{option.replace('_', '-')}", found=found, remedy=remedy)
+
+
+def _given(request: ModelOptions) -> dict[str, Any]:
+    return {field.name: _plain(getattr(request, field.name)) for field in fields(request) if field.name != "out"}
 
 
 def _plain(value: Any) -> Any:

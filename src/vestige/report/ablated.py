@@ -1,0 +1,278 @@
+"""`ablation.html` of an ablated model: one file that opens offline, made from `ablated.json` and the tables."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from vestige.report.distributions import AsTheyAre
+from vestige.report.interactive import figure_data
+from vestige.report.panels import Axis, Figure, Key, Panel, Points, Table, View
+from vestige.report.rendering import environment, plotly_source
+from vestige.report.style import DARK, LIGHT, count, number, slot
+from vestige.runs.store import write_text
+
+TOP_NEURONS = 5
+"""Shown of each layer."""
+MOST_DRAWN = 3000
+MODES = {
+    "exact": "every neuron on every image",
+    "controlled": "every neuron on some images, corrected by an estimate on all of them",
+    "screen": "an estimate from gradients",
+}
+REPLACED = {
+    "zero": "by zero",
+    "mean": "by its mean over images and positions",
+    "resample": "by its map from another image, always the same",
+}
+_NEURON = (
+    "layer",
+    "neuron",
+    "change of loss",
+    "standard error",
+    "change of top-1",
+    "right to wrong",
+    "preferred class",
+)
+_GROUP = ("group", "neurons", "value", "change of loss", "standard error", "change of top-1", "right to wrong")
+
+
+def write_ablated(path: Path, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> Path:
+    """Write the page. The same record and tables give the same bytes.
+
+    Args:
+      path: of the page.
+      record: the contents of `ablated.json`.
+      tables: `ablation` and `ranking`; where there are any, `groups` and `cumulative_areas`.
+
+    Returns:
+      `path`.
+
+    Raises:
+      StoreError: it cannot be written.
+    """
+    write_text(path, render_ablated(record, tables))
+    return path
+
+
+def render_ablated(record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> str:
+    """The page as HTML, everything it needs within it."""
+    joined = tables["ablation"].join(tables["ranking"].select("layer", "neuron", "csi"), on=["layer", "neuron"])
+    names = record["data"]["class_names"]
+    figures = [effects_figure(joined), csi_figure(joined)]
+    return (
+        environment()
+        .get_template("ablated.html.j2")
+        .render(
+            title=record["model"]["name"],
+            data_name=record["data"]["name"],
+            facts=_facts(record, joined),
+            notes=tuple(record["notes"]),
+            subject=_subject(record),
+            figures=[(figure, ()) for figure in figures],
+            neurons=[(REPLACED[value].capitalize(), _neurons(part, names)) for value, part in _by_value(joined)],
+            together=list(_together(tables)),
+            methods=_methods(record, joined),
+            settings=[(name.replace("_", " "), _said(value)) for name, value in record["settings"].items()],
+            versions=[
+                (name, str(v)) for part in ("versions", "hardware") for name, v in record["made"][part].items() if v
+            ],
+            data={figure.id: figure_data(figure, AsTheyAre(1, 1)) for figure in figures if figure.shown},
+            light=LIGHT,
+            dark=DARK,
+            plotly=plotly_source(),
+        )
+    )
+
+
+def effects_figure(table: pl.DataFrame) -> Figure:
+    """Every neuron's change of loss, layer by layer, for each value."""
+    return Figure(
+        "effects",
+        "What each neuron's replacement does",
+        "Each point is a neuron, at its layer: the change of mean cross-entropy, in nats, when it alone is replaced.",
+        "Points of the change of loss over the layers.",
+        tuple(_view(value, part, _effects_panel(part)) for value, part in _by_value(table)),
+        sources=("ablation.parquet",),
+    )
+
+
+def csi_figure(table: pl.DataFrame) -> Figure:
+    """The change of loss against CSI, for each value."""
+    return Figure(
+        "selectivity",
+        "Do selective neurons matter more?",
+        "Each point is a neuron. CSI is of the images that were ranked on; it is to be read layer by layer, since both "
+        "CSI and the change of loss differ between layers.",
+        "Scatter plot of the change of loss against CSI.",
+        tuple(_view(value, part, _csi_panel(part)) for value, part in _by_value(table)),
+        sources=("ablation.parquet", "ranking.parquet"),
+    )
+
+
+def _by_value(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    return [(str(value), part) for (value,), part in table.group_by("value", maintain_order=True)]
+
+
+def _view(value: str, part: pl.DataFrame, panel: Panel) -> View:
+    stages = part["stage"].unique(maintain_order=True).to_list()
+    return View(f"replaced {REPLACED[value]}", (panel,), tuple(Key(s, *slot(i + 1)) for i, s in enumerate(stages)))
+
+
+def _effects_panel(part: pl.DataFrame) -> Panel:
+    layers = part["layer"].unique(maintain_order=True).to_list()
+    places = {layer: place for place, layer in enumerate(layers)}
+    marks = tuple(
+        Points(
+            str(stage),
+            # Low-discrepancy places: neighbours lie apart.
+            [places[layer] + 0.34 * (2 * ((0.5 + 0.6180339887 * neuron) % 1) - 1) for layer, neuron in _named(own)],
+            own["loss_delta"].to_list(),
+            [f"{layer}, neuron {neuron}" for layer, neuron in _named(own)],
+        )
+        for (stage,), own in _some(part).group_by("stage", maintain_order=True)
+    )
+    quartiles = [
+        pl.col("loss_delta").quantile(q, "linear").alias(name)
+        for q, name in ((0.25, "low"), (0.5, "middle"), (0.75, "high"))
+    ]
+    rows = part.group_by("layer", maintain_order=True).agg(
+        pl.len(), *quartiles, pl.col("loss_delta").max().alias("most")
+    )
+    numbers = Table(
+        ("layer", "neurons", "lower quartile", "median", "upper quartile", "largest"), tuple(rows.iter_rows())
+    )
+    x = Axis("", "names", tuple(layers if len(layers) <= 24 else _every(layers)))
+    return Panel("Change of loss (nats)", x, Axis(""), marks, table=numbers, wide=True)
+
+
+def _csi_panel(part: pl.DataFrame) -> Panel:
+    finite = part.filter(pl.col("csi").is_finite(), pl.col("loss_delta").is_finite())
+    marks = tuple(
+        Points(
+            str(stage),
+            own["csi"].to_list(),
+            own["loss_delta"].to_list(),
+            [f"{layer}, neuron {neuron}" for layer, neuron in _named(own)],
+        )
+        for (stage,), own in _some(finite).group_by("stage", maintain_order=True)
+    )
+    spearman = [
+        (str(layer), own.height, _spearman(own)) for (layer,), own in finite.group_by("layer", maintain_order=True)
+    ]
+    numbers = Table(("layer", "neurons", "rank correlation of CSI and change of loss"), tuple(spearman))
+    return Panel(
+        "Change of loss (nats) against CSI", Axis("CSI"), Axis("change of loss"), marks, table=numbers, wide=True
+    )
+
+
+def _some(part: pl.DataFrame) -> pl.DataFrame:
+    """So many that a browser can draw them, the most and least harmful always among them."""
+    ordered = part.sort("loss_delta", "layer", "neuron")
+    if ordered.height > MOST_DRAWN:
+        step = (ordered.height - 1) / (MOST_DRAWN - 1)
+        ordered = ordered.gather([round(i * step) for i in range(MOST_DRAWN)])
+    return ordered
+
+
+def _named(part: pl.DataFrame) -> list[tuple[str, int]]:
+    return list(part.select("layer", "neuron").iter_rows())
+
+
+def _every(layers: list[str]) -> list[str]:
+    every = -(-len(layers) // 24)
+    return [layer if place % every == 0 else "" for place, layer in enumerate(layers)]
+
+
+def _spearman(part: pl.DataFrame) -> float | None:
+    if part.height < 3 or part["csi"].n_unique() < 2 or part["loss_delta"].n_unique() < 2:
+        return None
+    return part.select(pl.corr("csi", "loss_delta", method="spearman")).item()
+
+
+def _neurons(part: pl.DataFrame, names: list[str]) -> Table:
+    columns = ("layer", "neuron", "loss_delta", "loss_delta_se", "top1_delta", "right_to_wrong", "preferred_class")
+    rows = []
+    for _, own in part.group_by("layer", maintain_order=True):
+        top = own.sort("loss_delta", descending=True, nulls_last=True, maintain_order=True).head(TOP_NEURONS)
+        for layer, neuron, *effects, top1, lost, preferred in top.select(columns).iter_rows():
+            rows.append((layer, neuron, *effects, _points(top1), f"{lost:.2%}", _class(preferred, names)))
+    return Table(_NEURON, tuple(rows))
+
+
+def _together(tables: Mapping[str, pl.DataFrame]) -> list[tuple[str, Table]]:
+    found = []
+    if "groups" in tables:
+        columns = ("group", "neurons", "value", "loss_delta", "loss_delta_se", "top1_delta", "right_to_wrong")
+        rows = [
+            (str(group), neurons, value, *effects, _points(top1), f"{lost:.2%}")
+            for group, neurons, value, *effects, top1, lost in tables["groups"].select(columns).iter_rows()
+        ]
+        found.append(("Groups", Table(_GROUP, tuple(rows))))
+    if "cumulative_areas" in tables:
+        areas = tables["cumulative_areas"].group_by("scope", "value", "order", maintain_order=True)
+        mean = areas.agg(
+            pl.col("area").mean(), pl.len(), pl.col("area").min().alias("low"), pl.col("area").max().alias("high")
+        )
+        rows = [(*row[:4], row[5], row[6], row[4]) for row in mean.iter_rows()]
+        header = ("scope", "value", "order", "area", "lowest", "highest", "draws")
+        found.append(("Areas under the curves of growing sets", Table(header, tuple(rows))))
+    return found
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.2f} points".replace("-", "\u2212")
+
+
+def _class(index: int, names: list[str]) -> str:
+    name = names[index] if 0 <= index < len(names) else ""
+    return f"{name} ({index})" if name and name != str(index) else str(index)
+
+
+def _facts(record: Mapping[str, Any], table: pl.DataFrame) -> tuple[str, ...]:
+    return (
+        count(table.select("layer", "neuron").unique().height, "neuron"),
+        count(table["layer"].n_unique(), "layer"),
+        count(int(record["intact"]["n"]), "image"),
+        count(record["data"]["classes"], "class", "classes"),
+        str(record["mode"]),
+    )
+
+
+def _subject(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model, data, intact = record["model"], record["data"], record["intact"]
+    rows = [
+        ("Model", f"{model['name']} ({model['kind']}, {count(model['parameters'], 'parameter')})"),
+        ("Weights", model["weights"]),
+        ("Images", f"{data['spec']} ({count(int(intact['n']), 'image')})"),
+        ("Preparation", data["preprocess"]),
+        ("Batch norm", record["batch_norm"]),
+        ("Intact", f"top-1 {intact['top1']:.2%}, loss {number(intact['loss'], 4)} nats"),
+        ("Replaced", "; ".join(REPLACED[value] for value in record["values"])),
+        ("Mode", f"{record['mode']}: {MODES[record['mode']]}"),
+    ]
+    if data["skipped"]:
+        rows.append(("Left out", f"{count(data['skipped'], 'image')} that cannot be read: see skipped.txt"))
+    return rows
+
+
+def _methods(record: Mapping[str, Any], table: pl.DataFrame) -> str:
+    made, data = record["made"]["versions"], record["data"]
+    neurons = count(table.select("layer", "neuron").unique().height, "neuron")
+    layers = count(table["layer"].n_unique(), "layer")
+    ways = " and ".join(REPLACED[value] for value in record["values"])
+    return (
+        f"Each of {neurons} in {layers} of {record['model']['name']} was replaced alone ({ways}) with vestige "
+        f"{made['vestige']} (PyTorch {made['torch']}, {record['settings']['dtype']}) on "
+        f"{count(int(record['intact']['n']), 'image')} of {data['name']} (inputs: {data['preprocess']}); mode "
+        f"{record['mode']}: {MODES[record['mode']]}. A neuron is one channel of a layer's output. Batch-norm "
+        f"statistics: {record['batch_norm']}. Changes are of mean cross-entropy and of top-1 accuracy, ablated minus "
+        "intact, on the same images; standard errors are of the paired change."
+    )
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None or value == "" else str(value)
