@@ -12,9 +12,9 @@ from scipy.stats import binomtest
 
 from vestige.errors import ConfigError, ModelError, StoreError
 from vestige.foreign.counting import Counting, counting
-from vestige.foreign.folder import KIND, VERSION, MeasuredFolder, labels
+from vestige.foreign.folder import VERSION, MeasuredFolder, labels
 from vestige.foreign.notes import at_chance
-from vestige.foreign.request import CHOICES, Request, checked
+from vestige.foreign.request import CHOICES, AblationRequest, Request, checked
 from vestige.foreign.subject import build_subject, check_classes, logit_width
 from vestige.foreign.weight_files import (
     list_weight_files,
@@ -226,8 +226,9 @@ def test_options_that_make_no_sense_are_named_as_they_are_written(case):
 def test_every_choice_is_taken():
     for name, choices in CHOICES.items():
         for choice in choices:
-            value = (choice,) if name == "protocol" else choice
-            request = Request(**{"model": "resnet8", "data": "digits", name: value})
+            value = (choice,) if name in ("protocol", "value") else choice
+            kind = AblationRequest if name in ("value", "mode") else Request
+            request = kind(**{"model": "resnet8", "data": "digits", name: value})
             assert checked(request) is request
 
 
@@ -253,7 +254,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     folder.refuse_others(identity)
     with pytest.raises(StoreError, match=r"made by other settings: deep\.size is 64, was 32\. Give another --out"):
         folder.refuse_others({**identity, "deep": {"size": 64}})
-    folder.record.write_text(f'{{"kind": "{KIND}", "version": {VERSION + 1}}}')
+    folder.record.write_text(f'{{"kind": "{MeasuredFolder.kind}", "version": {VERSION + 1}}}')
     with pytest.raises(StoreError, match=r"not of this version of vestige"):
         folder.refuse_others(identity)
     with pytest.raises(StoreError, match=r"it is a file"):
