@@ -27,6 +27,8 @@ from vestige.errors import ConfigError, nearest
 Split = Literal["train", "test"]
 Protocol = Literal["corrected", "faithful"]
 AblationValue = Literal["zero", "mean"]
+ReplacedBy = Literal["zero", "mean", "resample"]
+AblationMode = Literal["exact", "controlled", "screen"]
 
 
 class AugmentConfig(Config):
@@ -140,15 +142,18 @@ class SelectivityConfig(MeasurementConfig):
 class AblationConfig(MeasurementConfig):
     """Every single neuron replaced, one at a time."""
 
-    values: tuple[AblationValue, ...] = ("zero", "mean")
-    mode: Literal["exact"] = "exact"
+    values: tuple[ReplacedBy, ...] = ("zero", "mean")
+    mode: AblationMode = "exact"
+    """exact: every neuron on every image; controlled: on some, corrected by an estimate; screen: the estimate alone."""
+    precision: Annotated[float, Field(gt=1)] = 1.1
+    """Of controlled: the standard error of a change of loss is at most so many times that of exact."""
     conditions: tuple[str, ...] | None = ("baseline",)
 
 
 class CumulativeConfig(MeasurementConfig):
     """Growing sets of neurons replaced, ranked on one half of the images, ablated on the other."""
 
-    values: tuple[AblationValue, ...] = ("zero", "mean")
+    values: tuple[ReplacedBy, ...] = ("zero", "mean")
     orders: tuple[Literal["csi-desc", "csi-asc", "activity-matched", "random"], ...] = (
         "csi-desc",
         "activity-matched",

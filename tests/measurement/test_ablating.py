@@ -195,6 +195,31 @@ def test_a_network_that_is_not_traced(model, images, result):
     assert_frame_equal(found.groups, traced.groups, abs_tol=3e-6, check_exact=False)
 
 
+def test_estimated_modes(model):
+    images = hooked.images(300, 1, 8)
+    options = {"batch_norm": "stored", "value": ("zero", "resample")}
+    exact = vestige.ablate(model, images, **options)
+    controlled = vestige.ablate(model, images, mode="controlled", precision=1.5, seed=3, **options)
+    screen = vestige.ablate(model, images, mode="screen", **options)
+    keys = ["stage", "layer", "neuron", "value"]
+    assert_frame_equal(controlled.table.select(keys), exact.table.select(keys))
+    assert_frame_equal(screen.table.select(keys), exact.table.select(keys))
+    off = np.abs((controlled.table["loss_delta"] - exact.table["loss_delta"]).to_numpy())
+    error = controlled.table["approximation_se"].to_numpy()
+    assert (off <= 5 * error + 1e-6).all()
+    assert (error > 0).any()
+    total = controlled.table["loss_delta_se"].to_numpy()
+    assert (total >= error).all()
+    assert set(controlled.table["mode"]) == {"controlled"}
+    assert controlled.settings["precision"] == 1.5
+    for value, said in screen.settings["screening_spearman"].items():
+        of_value = screen.table["value"] == value
+        both = [t.filter(of_value)["loss_delta"].rank().to_numpy() for t in (screen.table, exact.table)]
+        assert said == pytest.approx(np.corrcoef(*both)[0, 1], abs=0.05)  # 56 neurons: all are in the sample
+        assert f"{said:.3f} ({value})" in screen.notes[-1]
+    assert screen.table["approximation_se"].is_nan().all()
+
+
 def test_held_out_and_ranking_data(model, images):
     inputs, labels = images
     options = {"value": "mean", "batch_norm": "stored", "batch_size": 8}

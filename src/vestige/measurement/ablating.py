@@ -5,39 +5,31 @@ Shapes: N images, U neurons (units) of a layer, C classes.
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vestige.config import AblationMode, ReplacedBy
 from vestige.errors import ConfigError, nearest
-from vestige.formulas.effects import Totals, class_effects, neuron_effects
 from vestige.measurement.budget import memory_bytes
 from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
+from vestige.measurement.effect_tables import Task, ranking_table
 from vestige.measurement.groups import ablate_groups
-from vestige.measurement.material import Material, block_name, digest, make_ready
+from vestige.measurement.material import Material, make_ready
 from vestige.measurement.network import Dtype
-from vestige.measurement.per_input import write_changes
-from vestige.measurement.pieces import Piece
 from vestige.measurement.preparing import versions
-from vestige.measurement.ranking import Ranking
 from vestige.measurement.recalibrating import BatchNorm
 from vestige.measurement.sets import value_of
-from vestige.measurement.singles import Singles, as_totals
+from vestige.measurement.single_ablation import CHECKED_IMAGES, CHECKED_NEURONS, DOING, ablate_singly
 from vestige.measurement.telling import Progress, Telling
 from vestige.models.layers import Layer
 from vestige.runs.store import write_table
-from vestige.runs.tables import IDENTITY, SCHEMAS
-
-Value = Literal["zero", "mean", "resample"]
-Mode = Literal["exact", "controlled", "screen"]
-DOING = "ablating neurons"
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,8 @@ def ablate(
     layers: Sequence[str | Layer] | None = None,
     *,
     neurons: Any = None,
-    value: Value | Sequence[Value] | None = None,
-    mode: Mode = "exact",
+    value: ReplacedBy | Sequence[ReplacedBy] | None = None,
+    mode: AblationMode = "exact",
     precision: float = 1.1,
     groups: Any = None,
     ranking_data: Any = None,
@@ -184,13 +176,21 @@ def ablate(
         for one in values or (value_of(layer),)
     ]
     telling = Telling(material.pieces, progress)
-    if mode == "exact":
-        sums = _exact(material, tasks, ranking, per_input, None if folder is None else Path(folder), telling)
-        frames = [task.frames(total, ranking, "exact") for task, total in zip(tasks, sums, strict=True)]
-    else:
-        raise ConfigError(DOING, found=f"mode={mode!r} is not there yet", remedy="Give mode='exact'")
+    found = ablate_singly(
+        material.network,
+        material.blocks,
+        tasks,
+        ranking=ranking,
+        mode=mode,
+        precision=precision,
+        seed=seed,
+        memory=limit / 2,
+        pieces=material.pieces,
+        per_input=Path(folder) if folder is not None and per_input else None,
+        telling=telling,
+    )
     joint = ablate_groups(material, sets, values, ranking, telling) if sets else None
-    notes = [*material.notes, *_said(material, tasks, precision if mode == "controlled" else None)]
+    notes = [*material.notes, *_said(material, tasks, mode, found.checked)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     settings = {
@@ -198,14 +198,15 @@ def ablate(
         "values": sorted({task.value for task in tasks}),
         "mode": mode,
         "precision": precision if mode == "controlled" else None,
-        "seed": seed if mode == "controlled" else None,
+        "seed": None if mode == "exact" else seed,
+        "screening_spearman": found.checked or None,
         "batch_norm": "stored" if training_data is None else batch_norm,
         "layers": [layer.name for layer in all_layers],
         "versions": versions(),
     }
     return AblationResult(
-        _joined([own for own, _ in frames], "ablation"),
-        _joined([by_class for _, by_class in frames], "ablation-by-class"),
+        found.table,
+        found.by_class,
         joint,
         ranking_table(ranking, all_layers),
         intact,
@@ -216,131 +217,36 @@ def ablate(
     )
 
 
-@dataclass(frozen=True)
-class Task:
-    """The neurons of one layer and what replaces them.
-
-    Attributes:
-      layer: where they are.
-      value: zero, mean or resample.
-      units: which, ascending; None: all.
-    """
-
-    layer: Layer
-    value: str
-    units: Tensor | None
-
-    @property
-    def count(self) -> int:
-        """How many neurons."""
-        return self.layer.units if self.units is None else len(self.units)
-
-    @property
-    def prefix(self) -> str:
-        """Of the names of its pieces."""
-        some = "" if self.units is None else f"/some-{digest(self.units.tolist())}"
-        return f"exact/{self.value}/{self.layer.name}{some}"
-
-    def frames(self, sums: Totals, ranking: Ranking, mode: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """A row a neuron, and a row a neuron and class."""
-        units = torch.arange(self.layer.units) if self.units is None else self.units
-        preferred_U = ranking.preferred[self.layer.name].cpu()[units]
-        effects = neuron_effects(sums, preferred_U)
-        neurons = self._named(units.numpy(), mode).with_columns(
-            preferred_class=preferred_U.numpy(),
-            approximation_se=pl.lit(0.0),
-            **{name: effect.numpy() for name, effect in effects.items()},
-        )
-        classes = class_effects(sums)
-        present_C = (classes["class_n"] > 0).nonzero()[:, 0]
-        columns = {"class": present_C} | {name: effect[..., present_C] for name, effect in classes.items()}
-        by_class = self._named(np.repeat(units.numpy(), len(present_C)), mode).with_columns(
-            pl.Series(name, column.expand(len(units), -1).flatten().numpy()) for name, column in columns.items()
-        )
-        return neurons, by_class
-
-    def _named(self, neurons: np.ndarray, mode: str) -> pl.DataFrame:
-        return pl.DataFrame({"neuron": neurons.astype(np.int32)}).select(
-            pl.lit(self.layer.stage).alias("stage"),
-            pl.lit(self.layer.name).alias("layer"),
-            "neuron",
-            pl.lit(self.value).alias("value"),
-            pl.lit(mode).alias("mode"),
-        )
-
-
-def _exact(
-    material: Material, tasks: Sequence[Task], ranking: Ranking, per_input: bool, folder: Path | None, telling: Telling
-) -> list[Totals]:
-    """Sums over all blocks for each task; block after block, so that each is read once for all tasks."""
-    kind = "-per-input" if per_input else ""
-    singles: dict[str, Singles] = {}
-    jobs = {block_name(f"{task.prefix}{kind}", block): (task, block) for block in material.blocks for task in tasks}
-    telling.expect({name: task.count * block.images for name, (task, block) in jobs.items()})
-
-    def make(name: str) -> Piece:
-        task, block = jobs[name]
-        if task.prefix not in singles:
-            mean_U = ranking.mean[task.layer.name]
-            singles[task.prefix] = Singles(material.network, task.layer, task.value, mean_U, task.units)
-        return singles[task.prefix].piece(block, per_input=per_input, tell=telling.within(name, task.count))
-
-    found: dict[str, Totals] = {}
-    for name, piece in zip(jobs, material.pieces.all(list(jobs), make), strict=True):
-        task, more = jobs[name][0], as_totals(piece)
-        found[task.prefix] = found[task.prefix] + more if task.prefix in found else more
-        telling.at()
-    for task in tasks if per_input else ():
-        assert folder is not None
-        names = [block_name(f"{task.prefix}{kind}", block) for block in material.blocks]
-        write_changes(folder, task.value, task.layer.name, material.pieces.all(names, make))
-    return [found[task.prefix] for task in tasks]
-
-
 def check_options(*, values: Sequence[str] | None, mode: str, precision: float, dtype: str, batch_norm: str) -> None:
     """Arguments must be known words, and a precision more than 1.
 
     Raises:
       ConfigError: one is not.
     """
-    given = [("value", one, get_args(Value)) for one in values or ()]
-    given += [("mode", mode, get_args(Mode)), ("dtype", dtype, get_args(Dtype))]
+    given = [("value", one, get_args(ReplacedBy)) for one in values or ()]
+    given += [("mode", mode, get_args(AblationMode)), ("dtype", dtype, get_args(Dtype))]
     for name, one, known in (*given, ("batch_norm", batch_norm, get_args(BatchNorm))):
         if one not in known:
             raise ConfigError(DOING, found=f"there is no {name} {one!r}", remedy=nearest(str(one), known))
     if values is not None and not values:
-        raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(Value)))
+        raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(ReplacedBy)))
     if not 1 < precision < inf:
         raise ConfigError(DOING, found=f"precision is {precision}", remedy="Give a number above 1, such as 1.1")
 
 
-def ranking_table(ranking: Ranking, layers: Sequence[Layer]) -> pl.DataFrame:
-    """A row a neuron."""
-    frames = [
-        pl.DataFrame(
-            {
-                "layer": layer.name,
-                "neuron": np.arange(layer.units, dtype=np.int32),
-                "csi": ranking.csi[layer.name].cpu().numpy(),
-                "mean": ranking.mean[layer.name].cpu().numpy(),
-                "preferred_class": ranking.preferred[layer.name].cpu().numpy().astype(np.int32),
-            }
-        )
-        for layer in layers
-    ]
-    return pl.concat(frames)
-
-
-def _said(material: Material, tasks: Sequence[Task], precision: float | None) -> list[str]:
+def _said(material: Material, tasks: Sequence[Task], mode: str, checked: Mapping[str, float]) -> Iterator[str]:
     """What must be said of how it was done."""
-    del precision
     used = {task.value for task in tasks}
     what = "Preferred classes and the means that replace neurons" if "mean" in used else "Preferred classes"
-    return [f"{what} are of {material.ranked}."]
-
-
-def _joined(frames: Sequence[pl.DataFrame], kind: str) -> pl.DataFrame:
-    schema = {name: dtype for name, dtype in SCHEMAS[kind].items() if name not in IDENTITY}
-    if not frames:
-        return pl.DataFrame(schema=schema)
-    return pl.concat(frames).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    yield f"{what} are of {material.ranked}."
+    if mode == "controlled":
+        yield (
+            "Every neuron was run on some images only, its effects on all of them estimated without bias: "
+            "loss_delta_se holds the error of that too, and shares may come out slightly below 0."
+        )
+    if mode == "screen":
+        said = ", ".join(f"{r:.3f} ({value})" for value, r in checked.items())
+        yield (
+            "Effects are estimates from gradients, with no known standard error. Their rank correlation with exact "
+            f"ablation, over {CHECKED_NEURONS} neurons and {CHECKED_IMAGES} images at most: {said}."
+        )

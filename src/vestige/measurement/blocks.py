@@ -129,6 +129,18 @@ class Blocks(Sequence[Block]):
         numbers = range(number * self._each, min((number + 1) * self._each, len(self.parts)))
         return Block(number, numbers, self)
 
+    def thinned(self, images: int) -> "Blocks":
+        """So many of the images, evenly spaced; all where there are fewer."""
+        chosen = np.unique(np.linspace(0, len(self._places) - 1, min(images, len(self._places))).round().astype(int))
+        return Blocks(
+            self.feed,
+            tile=self.tile,
+            images=self._each * self.tile,
+            places=self._places[chosen],
+            relabel=self._relabel,
+            held=self._limit,
+        )
+
     def tiles(self) -> Iterator[Tile]:
         """The tiles of all blocks; see `Block.tiles`."""
         for block in self:

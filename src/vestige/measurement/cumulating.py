@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from vestige.config import CumulativeConfig, Protocol
+from vestige.config import CumulativeConfig, Protocol, ReplacedBy
 from vestige.errors import ConfigError, nearest
-from vestige.measurement.ablating import Value, check_options
+from vestige.measurement.ablating import check_options
 from vestige.measurement.budget import memory_bytes
 from vestige.measurement.cumulative import DOING, Curves, all_curves, points_of
 from vestige.measurement.faithful_cumulative import FaithfulCurves, faithful_areas
@@ -69,7 +69,7 @@ def ablate_cumulatively(
     protocol: Protocol = "corrected",
     orders: Sequence[str] = ORDERS,
     scopes: Sequence[str] = ("stages", "all"),
-    values: Value | Sequence[Value] | None = None,
+    values: ReplacedBy | Sequence[ReplacedBy] | None = None,
     fractions: int = 17,
     draws: int = 5,
     ranking_data: Any = None,

@@ -5,16 +5,16 @@ Shapes: T images of a tile, K points of all curves, S different sets, U neurons 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from vestige.config import CumulativeConfig
+from vestige.config import CumulativeConfig, ReplacedBy
 from vestige.data.loader import Tile
-from vestige.measurement.ablation import check_values
+from vestige.errors import ConfigError, nearest
 from vestige.measurement.blocks import Block, Blocks
 from vestige.measurement.network import Network, check_labels
 from vestige.measurement.pieces import Piece
@@ -46,6 +46,7 @@ def ablate_cumulatively(
       fraction, 0 and 1 included.
 
     Raises:
+      ConfigError: there is no such value.
       DataError: no images, or labels outside the model's classes.
       ModelError: the network has diverged, or it cannot be replayed from the middle.
 
@@ -53,7 +54,9 @@ def ablate_cumulatively(
       Morcos et al. (2018), On the importance of single directions for generalization; Ranadive et al. (2023),
       On the special role of class-selective neurons in early training.
     """
-    check_values(config.values, doing=DOING)
+    for value in config.values:
+        if value not in (known := get_args(ReplacedBy)):
+            raise ConfigError(DOING, found=f"there is no value {value!r}", remedy=nearest(value, known))
     points = list(points_of(config))
     curves = all_curves(network, ranking, config, config.values)
     sums = [torch.zeros(2, curve.sets.count, dtype=torch.float64) for curve in curves]

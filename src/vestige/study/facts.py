@@ -109,8 +109,6 @@ def find_facts(study: StudyConfig) -> Facts:
     model = build(study.model, classes=len(train.class_names), channels=channels, size=height, seed=0)
     check_classes(model, sample, len(train.class_names))
     network = Network.prepare(model, sample)
-    if study.measurements.ablation or study.measurements.cumulative:
-        _ = network.traced  # an error now, and not after training
     return Facts(
         key=value_hash(identity),
         data=identity["data"],

@@ -245,6 +245,8 @@ class Plan:
         measurements = self.study.measurements
         settings: MeasurementConfig = getattr(measurements, job.kind)
         choice = {"conditions", "protocols", "values"}  # which are made does not change the others
+        if getattr(settings, "mode", "") != "controlled":
+            choice.add("precision")  # it says nothing then
         return value_hash(
             {
                 "version": FORMULA_VERSIONS[job.kind],

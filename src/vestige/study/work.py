@@ -1,7 +1,9 @@
 """Doing one work unit in a worker process: train a run, or make the tables of a checkpoint."""
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -10,18 +12,22 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from vestige.config import AblationValue, DataConfig, Protocol, Split
+from vestige.config import DataConfig, Protocol, Split
 from vestige.data.datasets import ImageSet, balanced_indices, open_images
 from vestige.data.fingerprint import dataset_name
 from vestige.data.loader import Tile, recalibration_batches, tiles
 from vestige.errors import StoreError
-from vestige.measurement.ablation import ablate_neurons
+from vestige.measurement.blocks import Blocks, blocks
 from vestige.measurement.cumulative import ablate_cumulatively
+from vestige.measurement.effect_tables import Task
+from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
 from vestige.measurement.network import Network
+from vestige.measurement.pieces import FolderPieces, Pieces
 from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, flag, measure_selectivity
+from vestige.measurement.single_ablation import ablate_singly
 from vestige.models.batchnorm import recalibrate
 from vestige.models.weights import load_weights
 from vestige.models.zoo import build
@@ -176,6 +182,26 @@ class _Bench:
             for tile in tiles(self.images(split), indices, study.data, study.measurements.tile)
         ]
 
+    def blocks(self, split: Split, indices: np.ndarray) -> Blocks:
+        """The same tiles, read where they are needed."""
+        study = self.plan.study
+        feed = batches((self.images(split), study.data), batch_size=study.measurements.tile)
+        return blocks(feed, tile=study.measurements.tile, places=indices, held=free_memory() / 4)
+
+    @contextmanager
+    def pieces(self, job: Job) -> Iterator[Pieces]:
+        """Where a long measurement keeps what is done, until it is over."""
+        assert self.unit.step is not None
+        path = self.run.path / ".pieces" / f"{job.name}-step-{self.unit.step:08d}"
+        key = {"key": self.plan.job_key(job, self.manifest.checkpoints[self.unit.step][1].sha256)}
+        try:
+            pieces = FolderPieces(path, key)
+        except StoreError:  # of other weights or settings, which nobody will ask for again
+            shutil.rmtree(path)
+            pieces = FolderPieces(path, key)
+        yield pieces
+        shutil.rmtree(path, ignore_errors=True)
+
     def conform(self, frame: pl.DataFrame, kind: str, job: Job, protocol: str, n: int) -> pl.DataFrame:
         step = self.unit.step
         assert step is not None
@@ -249,18 +275,30 @@ def _as_stored(result: SelectivityResult) -> pl.DataFrame:
     return result.table.select("layer", pl.col("csi_cv").cast(pl.Float32))
 
 
-def _halves(bench: _Bench, kind: str) -> tuple[Ranking, list[Tile], int]:
+def _halves(bench: _Bench, kind: str) -> tuple[Ranking, Blocks, int]:
     """The neurons ranked on one half of the images, and the other half to ablate on."""
     settings = getattr(bench.plan.study.measurements, kind)
     chosen = bench.chosen(kind)
     ranking, ablation = split_halves(bench.images(settings.split).labels[chosen])
     ranked = rank(bench.corrected, bench.tiles(settings.split, chosen[ranking]))
-    return ranked, bench.tiles(settings.split, chosen[ablation]), len(ablation)
+    return ranked, bench.blocks(settings.split, chosen[ablation]), len(ablation)
 
 
 def _ablation(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    settings = bench.plan.study.measurements.ablation
+    assert settings is not None
     ranked, held_out, n = _halves(bench, "ablation")
-    neurons, by_class = ablate_neurons(bench.corrected, held_out, values=(_value(job),), ranking=ranked)
+    with bench.pieces(job) as pieces:
+        neurons, by_class, _ = ablate_singly(
+            bench.corrected,
+            held_out,
+            [Task(layer, job.variant, None) for layer in bench.corrected.layers],
+            ranking=ranked,
+            pieces=pieces,
+            mode=settings.mode,
+            precision=settings.precision,
+            memory=free_memory() / 4,
+        )
     return [
         bench.conform(neurons, "ablation", job, "corrected", n),
         bench.conform(by_class, "ablation-by-class", job, "corrected", n),
@@ -272,10 +310,7 @@ def _cumulative(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
     assert settings is not None
     ranked, held_out, n = _halves(bench, "cumulative")
     table = ablate_cumulatively(
-        bench.corrected,
-        held_out,
-        ranking=ranked,
-        config=settings.model_copy(update={"values": (_value(job),)}),
+        bench.corrected, held_out, ranking=ranked, config=settings.model_copy(update={"values": (job.variant,)})
     )
     return [bench.conform(table, "cumulative", job, "corrected", n)]
 
@@ -292,10 +327,6 @@ def _linearity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
         top_k=settings.top_k,
     )
     return [bench.conform(table, "linearity", job, "corrected", len(chosen))]
-
-
-def _value(job: Job) -> AblationValue:
-    return "mean" if job.variant == "mean" else "zero"
 
 
 MEASURES: dict[str, Callable[[_Bench, Job], Sequence[pl.DataFrame]]] = {

@@ -1,0 +1,186 @@
+"""Single neurons of some layers ablated, each alone, exactly or by estimates corrected on some images.
+
+Shapes: N images, U neurons of a layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+
+from vestige.config import AblationMode
+from vestige.formulas.effects import Totals
+from vestige.measurement.blocks import Blocks
+from vestige.measurement.controlled import controlled, screened
+from vestige.measurement.effect_tables import Task, joined
+from vestige.measurement.estimating import Job
+from vestige.measurement.material import block_name
+from vestige.measurement.network import Network
+from vestige.measurement.per_input import write_changes
+from vestige.measurement.pieces import MemoryPieces, Piece, Pieces
+from vestige.measurement.ranking import Ranking
+from vestige.measurement.singles import Singles, as_totals
+from vestige.measurement.telling import Telling
+
+DOING = "ablating neurons"
+CHECKED_NEURONS, CHECKED_IMAGES = 64, 512
+"""On so many neurons and images estimates are compared with exact ablation."""
+
+
+class Ablated(NamedTuple):
+    """What ablating neurons, each alone, does.
+
+    Attributes:
+      table: of "ablation", without the identity of the run: a row a neuron and value.
+      by_class: of "ablation-by-class", likewise: a row a neuron, value and class that has images.
+      checked: by value, the rank correlation of estimated and exact changes of loss, over a sample of neurons; empty
+        unless the mode is "screen".
+    """
+
+    table: pl.DataFrame
+    by_class: pl.DataFrame
+    checked: dict[str, float]
+
+
+def ablate_singly(
+    network: Network,
+    blocks: Blocks,
+    tasks: Sequence[Task],
+    *,
+    ranking: Ranking,
+    pieces: Pieces,
+    mode: AblationMode = "exact",
+    precision: float = 1.1,
+    seed: int = 0,
+    memory: float = inf,
+    per_input: Path | None = None,
+    telling: Telling | None = None,
+) -> Ablated:
+    """Ablate neurons, each alone; for the arguments see `vestige.ablate`.
+
+    Args:
+      network: with the batch-norm statistics to measure with.
+      blocks: the images to ablate on.
+      tasks: the neurons, and what replaces them.
+      ranking: means and preferred classes.
+      pieces: where finished work is kept.
+      mode: exact, controlled or screen.
+      precision: of controlled.
+      seed: of the images that controlled draws.
+      memory: bytes that estimates may take.
+      per_input: the folder to write each image's changes into, in exact mode; None: nowhere.
+      telling: who is told how far it is.
+
+    Returns:
+      See `Ablated`.
+
+    Raises:
+      DataError: no images, or labels outside the model's classes.
+      ModelError: the network has diverged, or it cannot be replayed from the middle.
+    """
+    telling = telling or Telling(pieces, None)
+    jobs, checked = [Job(task.layer, task.value, task.units) for task in tasks], {}
+    variances: Sequence[torch.Tensor | None] = [None] * len(tasks)
+    if mode == "exact":
+        sums = _exact(network, blocks, tasks, ranking, pieces, per_input, telling)
+    elif mode == "controlled":
+        found = controlled(
+            network,
+            blocks,
+            jobs,
+            ranking=ranking,
+            precision=precision,
+            pieces=pieces,
+            seed=seed,
+            memory=memory,
+            telling=telling,
+        )
+        sums, variances = [one.sums for one in found], [one.variance for one in found]
+    else:
+        sums = screened(network, blocks, jobs, ranking=ranking, pieces=pieces, memory=memory, telling=telling)
+        variances = [torch.full((task.count,), torch.nan) for task in tasks]  # of the estimates nothing is known
+        checked = check_screening(network, blocks, tasks, ranking=ranking, pieces=pieces, seed=seed, telling=telling)
+    frames = [
+        task.frames(total, ranking, mode, variance)
+        for task, total, variance in zip(tasks, sums, variances, strict=True)
+    ]
+    table, by_class = ([frame[place] for frame in frames] for place in (0, 1))
+    return Ablated(joined(table, "ablation"), joined(by_class, "ablation-by-class"), checked)
+
+
+def _exact(
+    network: Network,
+    blocks: Blocks,
+    tasks: Sequence[Task],
+    ranking: Ranking,
+    pieces: Pieces,
+    per_input: Path | None,
+    telling: Telling,
+    kind: str = "",
+) -> list[Totals]:
+    """Sums over all blocks for each task; block after block, so that each is read once for all tasks."""
+    kind = "-per-input" if per_input else kind
+    singles: dict[str, Singles] = {}
+    jobs = {block_name(f"{task.prefix}{kind}", block): (task, block) for block in blocks for task in tasks}
+    telling.expect({name: task.count * block.images for name, (task, block) in jobs.items()})
+
+    def make(name: str) -> Piece:
+        task, block = jobs[name]
+        if task.prefix not in singles:
+            mean_U = ranking.mean[task.layer.name]
+            singles[task.prefix] = Singles(network, task.layer, task.value, mean_U, task.units)
+        return singles[task.prefix].piece(block, per_input=bool(per_input), tell=telling.within(name, task.count))
+
+    found: dict[str, Totals] = {}
+    for name, piece in zip(jobs, pieces.all(list(jobs), make), strict=True):
+        task, more = jobs[name][0], as_totals(piece)
+        found[task.prefix] = found[task.prefix] + more if task.prefix in found else more
+        telling.at()
+    for task in tasks if per_input else ():
+        assert per_input is not None
+        names = [block_name(f"{task.prefix}{kind}", block) for block in blocks]
+        write_changes(per_input, task.value, task.layer.name, pieces.all(names, make))
+    return [found[task.prefix] for task in tasks]
+
+
+def check_screening(
+    network: Network,
+    blocks: Blocks,
+    tasks: Sequence[Task],
+    *,
+    ranking: Ranking,
+    pieces: Pieces,
+    seed: int,
+    telling: Telling,
+) -> dict[str, float]:
+    """Rank correlation, by value, of estimates with what exact ablation gives: some neurons, on some images.
+
+    For the arguments see `ablate_singly`.
+    """
+    fewer, correlations = blocks.thinned(CHECKED_IMAGES), {}
+    for value in dict.fromkeys(task.value for task in tasks):
+        some = list(_sample([task for task in tasks if task.value == value], seed))
+        exact = _exact(network, fewer, some, ranking, pieces, None, telling, f"-checked-{fewer.images}")
+        jobs = [Job(task.layer, task.value, task.units) for task in some]
+        estimates = screened(network, fewer, jobs, ranking=ranking, pieces=MemoryPieces())
+        columns = [torch.cat([sums.loss.sum(1) for sums in found]).numpy() for found in (exact, estimates)]
+        frame = pl.DataFrame({"exact": columns[0], "estimate": columns[1]})
+        correlations[value] = frame.select(pl.corr("exact", "estimate", method="spearman")).item()
+    return correlations
+
+
+def _sample(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
+    """Some of the neurons of all tasks, drawn alike, by layer."""
+    generator = np.random.default_rng([seed, 0])
+    owner = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
+    drawn = np.sort(generator.permutation(len(owner))[:CHECKED_NEURONS])
+    for place, task in enumerate(tasks):
+        units = torch.arange(task.layer.units) if task.units is None else task.units
+        mine = drawn[owner[drawn] == place] - int(np.searchsorted(owner, place))
+        if len(mine):
+            yield replace(task, units=units[torch.from_numpy(mine)])
