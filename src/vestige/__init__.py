@@ -8,10 +8,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("vestige")
-__all__ = ["ClassSelectivity", "Study", "VestigeError", "ablate", "ablate_cumulatively", "layers", "measure"]
+__all__ = [
+    "ClassSelectivity",
+    "SelectivityPenalty",
+    "Study",
+    "VestigeError",
+    "ablate",
+    "ablate_cumulatively",
+    "layers",
+    "measure",
+]
 
 _HOMES = {
     "ClassSelectivity": "vestige.measurement.metric",
+    "SelectivityPenalty": "vestige.training.penalising",
     "Study": "vestige.study.study",
     "VestigeError": "vestige.errors",
     "ablate": "vestige.measurement.ablating",
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from vestige.measurement.metric import ClassSelectivity
     from vestige.models.listing import layers
     from vestige.study.study import Study
+    from vestige.training.penalising import SelectivityPenalty
 
 
 def __getattr__(name: str) -> Any:

@@ -73,6 +73,11 @@ class Eager:
         self.nodes = {name: name.removesuffix(RETURNED) for name in found}
         self.modules = {path: name for name, path in self.nodes.items() if name.endswith(RETURNED)}
 
+    @property
+    def calls(self) -> dict[str, tuple[str, int]]:
+        """For each node that is what a module gives: the module's path, and which of its calls in a forward."""
+        return dict(self._calls)
+
     def record(self, inputs: Any) -> Record:
         """What a forward of some inputs does, operation after operation."""
         record = Record(self.module, inputs)

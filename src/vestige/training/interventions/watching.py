@@ -83,13 +83,13 @@ class Watching(Intervention):
 
 
 def weights(layers: Sequence[Layer], groups: Sequence[str]) -> Tensor:
-    """Weights of all neurons that average within each group, then over groups (U, sum 1)."""
+    """Weights of all neurons that average within each group, then over groups (U, sum 1), float64."""
     units: Counter[str] = Counter()
     for layer, group in zip(layers, groups, strict=True):
         units[group] += layer.units
     return torch.cat(
         [
-            torch.full((layer.units,), 1 / (units[group] * len(units)))
+            torch.full((layer.units,), 1 / (units[group] * len(units)), dtype=torch.float64)
             for layer, group in zip(layers, groups, strict=True)
         ]
     )
