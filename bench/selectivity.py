@@ -1,6 +1,6 @@
 """What measuring selectivity costs beside a plain evaluation of the same model on the same inputs.
 
-    python bench/selectivity.py [--pairs 15] [--only resnet18|resnet50] [--full-pairs 3]
+    python bench/selectivity.py [--pairs 60] [--only resnet18|resnet50] [--full-pairs 3]
 
 Set before Python starts, as for training (glibc gives large tensors back at every forward otherwise):
 THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
@@ -44,10 +44,10 @@ def resnet18() -> nn.Module:
 
 
 MODELS = {
-    "resnet18": (resnet18, 32, 10, 128, 12),
-    "resnet50": (torchvision.models.resnet50, 224, 1000, 32, 2),
+    "resnet18": (resnet18, 32, 10, 128, 1),
+    "resnet50": (torchvision.models.resnet50, 224, 1000, 32, 1),
 }
-"""Model, pixels, classes, inputs a batch, batches a timing."""
+"""Model, pixels, classes, inputs a batch, batches a timing: few, since a shared machine's speed drifts in seconds."""
 
 
 def evaluate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
@@ -100,11 +100,9 @@ def bench(name: str, pairs: int, full_pairs: int) -> None:
         end="",
     )
 
-    def everything() -> None:
-        with keeping(KEPT) as kept:
-            Sweep(network, dict.fromkeys(names, False), KEPT, kept, None, Group()).run(tiles(batches))
-
-    whole = alternate(lambda: evaluate(model, batches), everything, pairs)
+    with keeping(KEPT) as kept:
+        sweep = Sweep(network, dict.fromkeys(names, False), KEPT, kept, None, Group())
+        whole = alternate(lambda: evaluate(model, batches), lambda: sweep.run(tiles(batches)), pairs)
     share = seconds / plain
     print(f"{whole.median + share:.3f}x together [{whole.low + share:.3f}, {whole.high + share:.3f}], n = {whole.n}")
     if full_pairs:
@@ -179,7 +177,7 @@ def peak(inputs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument("--full-pairs", type=int, default=0, help="alternations with all 10,000 inputs: minutes each")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)

@@ -72,11 +72,15 @@ class Network:
 
     def forward(self, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of a tile of inputs, and the output of each layer by the layer's name."""
-        nodes = [layer.node for layer in self.layers]
+        logits, captured = self.captured(inputs, [layer.node for layer in self.layers])
+        return logits, {layer.name: captured[layer.node] for layer in self.layers}
+
+    def captured(self, inputs: Any, nodes: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of a tile of inputs, and the values of some nodes of the traced network."""
         inputs = self.on_device(inputs)
-        with torch.no_grad(), self._autocast(inputs):
+        with torch.no_grad(), self.autocast(inputs):
             output, captured = self.graph.capturing(nodes)(inputs)
-        return logits_of(output), {layer.name: captured[layer.node] for layer in self.layers}
+        return logits_of(output), captured
 
     def reading(
         self, readers: Mapping[str, Callable[[Tensor], _Read]]
@@ -101,7 +105,7 @@ class Network:
 
         def read(inputs: Any) -> tuple[Tensor, dict[str, _Read]]:
             inputs = self.on_device(inputs)
-            with torch.no_grad(), self._autocast(inputs):
+            with torch.no_grad(), self.autocast(inputs):
                 output, found = forward(inputs)
             return logits_of(output), {name: value for each in found.values() for name, value in each.items()}
 
@@ -136,7 +140,8 @@ class Network:
         """The anchor of linearity: the same weights and statistics, every ReLU replaced by the identity."""
         return replace(self, graph=self.graph.without_relus())
 
-    def _autocast(self, inputs: Any) -> torch.autocast:
+    def autocast(self, inputs: Any) -> torch.autocast:
+        """What its forwards run under."""
         device = next(leaf.device.type for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 

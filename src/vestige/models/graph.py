@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from vestige.errors import ModelError, nearest
 from vestige.models.copies import measurement_copy, unwrapped
-from vestige.models.operations import Record, only_tensor
+from vestige.models.operations import Operation, Record, only_tensor
 from vestige.models.rewriting import Readers, Recording, capturing, crossing, observing, pure
 from vestige.models.tracing import Trace, hides_relu, trace
 
@@ -154,6 +154,10 @@ class Graph:
         with torch.no_grad():
             record.close(Recording(self.module, record).run(inputs))
         return record
+
+    def operations(self, inputs: Any) -> Mapping[str, Operation]:
+        """What a forward does, by node name; recorded once, whatever the inputs are later."""
+        return self._once("operations", lambda: self.record(inputs).operations)
 
     def suffix(self, node: str) -> Suffix:
         """The part of the network after a node, as a function of the values that cross the cut.
