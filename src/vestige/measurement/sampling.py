@@ -31,13 +31,11 @@ class Controlled(NamedTuple):
     Attributes:
       sums: unbiased estimates of what exact ablation of all images gives.
       variance: of the estimated sum of the changes of loss, (U,); 0 where all images were run.
-      top1_variance: of that of gained less lost, estimated from the sample alone, (U,).
       images: that were run, int64, (U,).
     """
 
     sums: Totals
     variance: Tensor
-    top1_variance: Tensor
     images: Tensor
 
 
@@ -177,16 +175,12 @@ def summed(
     }
     for name, correction in corrections.items():
         getattr(sums, name).add_(correction.view(neurons, classes))
-    loss_R = known.change - predicted_R["loss"]
-    net_R = truths_R["gained"] - truths_R["lost"] - predicted_R["gained"] + predicted_R["lost"]
-    of_loss_U, of_top1_U = (
-        control.correction_variance(off_R, chances_R, known.units, neurons) for off_R in (loss_R, net_R)
-    )
+    off_R = known.change - predicted_R["loss"]
+    estimated_U = control.correction_variance(off_R, chances_R, known.units, neurons)
     drawn_U = torch.bincount(known.units[chances_R < 1], minlength=neurons)
     return Controlled(
         sums,
-        control.total_variance(of_loss_U, implied_U, drawn_U),
-        of_top1_U,
+        control.total_variance(estimated_U, implied_U, drawn_U),
         torch.bincount(known.units, minlength=neurons),
     )
 
