@@ -76,6 +76,7 @@ class _Lines(Counting):
         super().__init__(passes, images, what)
         self._began = self._said = time.monotonic()
         self._there: int | None = None
+        self._ended = False
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -84,9 +85,9 @@ class _Lines(Counting):
         now, total = time.monotonic(), self.total
         self._there = self.done if self._there is None else self._there  # by a call before this one
         ended = total is not None and self.done >= total
-        if not ended and now - self._said < LINE_SECONDS:
+        if self._ended if ended else now - self._said < LINE_SECONDS:
             return
-        self._said = now
+        self._said, self._ended = now, ended
         rate = max(self.done - self._there, 1) / max(now - self._began, 1e-9)
         of = "" if total is None else f"/{total}"
         left = "" if total is None else f", time left {'done' if ended else clock((total - self.done) / rate)}"
