@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ from vestige.measurement.network import Network
 from vestige.measurement.per_input import write_changes
 from vestige.measurement.pieces import MemoryPieces, Piece, Pieces
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.singles import Singles, as_totals
+from vestige.measurement.singles import Singles, as_totals, replay_of
 from vestige.measurement.telling import Telling
 
 DOING = "ablating neurons"
@@ -125,16 +125,18 @@ def _exact(
 ) -> list[Totals]:
     """Sums over all blocks for each task; block after block, so that each is read once for all tasks."""
     kind = "-per-input" if per_input else kind
-    singles: dict[str, Singles] = {}
+    replays: dict[str, Any] = {}
     jobs = {block_name(f"{task.prefix}{kind}", block): (task, block) for block in blocks for task in tasks}
     telling.expect({name: task.count * block.images for name, (task, block) in jobs.items()})
 
     def make(name: str) -> Piece:
         task, block = jobs[name]
-        if task.prefix not in singles:
-            mean_U = ranking.mean[task.layer.name]
-            singles[task.prefix] = Singles(network, task.layer, task.value, mean_U, task.units)
-        return singles[task.prefix].piece(block, per_input=bool(per_input), tell=telling.within(name, task.count))
+        if task.layer.name not in replays:
+            replays.clear()  # one at a time: each holds a copy of the weights
+            replays[task.layer.name] = replay_of(network, task.layer)
+        mean_U, replay = ranking.mean[task.layer.name], replays[task.layer.name]
+        single = Singles(network, task.layer, task.value, mean_U, task.units, replay)
+        return single.piece(block, per_input=bool(per_input), tell=telling.within(name, task.count))
 
     found: dict[str, Totals] = {}
     for name, piece in zip(jobs, pieces.all(list(jobs), make), strict=True):

@@ -52,15 +52,23 @@ class Singles:
       value: zero, mean or resample.
       mean_U: what the value mean writes.
       units: those to replace, ascending; None: all.
+      replay: of this layer, if there is one already.
     """
 
-    def __init__(self, network: Network, layer: Layer, value: str, mean_U: Tensor, units: Tensor | None):
+    def __init__(
+        self,
+        network: Network,
+        layer: Layer,
+        value: str,
+        mean_U: Tensor,
+        units: Tensor | None,
+        replay: NeuronReplay | FullForwardNeurons | None = None,
+    ):
         self.network, self.layer, self.value, self.mean_U = network, layer, value, mean_U
         self.units = torch.arange(layer.units) if units is None else units
         self._chosen_U = torch.zeros(layer.units, dtype=torch.bool)
         self._chosen_U[self.units] = True
-        traced = isinstance(network.graph, Graph)
-        self._replay = NeuronReplay(network, layer) if traced else FullForwardNeurons(network, layer)
+        self._replay: Any = replay or replay_of(network, layer)
 
     def piece(self, block: Block, *, per_input: bool, tell: Callable[[int], None]) -> Piece:
         """Sums over a block of images.
@@ -117,6 +125,11 @@ class Singles:
             return constant(self.value, self.mean_U, held.maps)
         captured = self.network.captured(donors, [self.layer.node])[1][self.layer.node]
         return Donors(captured.movedim(self.layer.axis, 1).to(held.maps))
+
+
+def replay_of(network: Network, layer: Layer) -> NeuronReplay | FullForwardNeurons:
+    """What replays a layer's neurons."""
+    return NeuronReplay(network, layer) if isinstance(network.graph, Graph) else FullForwardNeurons(network, layer)
 
 
 def as_piece(sums: Totals) -> Piece:
