@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vestige.study.execute import _die_with_parent, _environment, _without_main, _worker_environment
+from vestige.study.spawning import die_with_parent, environment, without_main, worker_environment
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def helped(more: int, work: Callable[[Any], object], argument: Any, *, threads: 
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_begin, args=(work, argument, threads), daemon=True) for _ in range(more)]
-    with _environment(_worker_environment(threads)), _without_main():
+    with environment(worker_environment(threads)), without_main():
         for process in processes:
             process.start()
     try:
@@ -35,7 +35,7 @@ def helped(more: int, work: Callable[[Any], object], argument: Any, *, threads: 
 
 
 def _begin(work: Callable[[Any], object], argument: Any, threads: int) -> None:
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # what there is to say, the first process says

@@ -6,12 +6,10 @@ A unit holds a lock while it runs. Where another `vestige run` holds it, the uni
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
@@ -20,18 +18,10 @@ from typing import Any, Literal
 from vestige.errors import StoreError, VestigeError
 from vestige.runs.store import StudyFolder, try_lock
 from vestige.study.plan import Plan, Unit
+from vestige.study.spawning import die_with_parent, environment, without_main, worker_environment
 
 Outcome = Literal["done", "busy"]
 
-WORKER_ENVIRONMENT = {
-    # Read when a process starts. The allocator otherwise gives large tensors back at every step, and the page faults
-    # halve the speed of training on a CPU.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "THP_MEM_ALLOC_ENABLE": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 RETRY_SECONDS = 0.3
 SAVING_SECONDS = 60.0
 """What a worker that is asked to end has for the step it is at, and for writing its state."""
@@ -67,8 +57,8 @@ def execute(
     context = multiprocessing.get_context("spawn")
     messages: SimpleQueue[tuple[Unit, int, int]] = context.SimpleQueue()
     with (
-        _environment(_worker_environment(plan.study.compute.threads)),
-        _without_main(),
+        environment(worker_environment(plan.study.compute.threads)),
+        without_main(),
         _listening(messages, listener),
         ProcessPoolExecutor(
             min(workers, len(todo)),
@@ -162,7 +152,7 @@ class _Worker:
 
 
 def _start_worker(plan: Plan, folder: StudyFolder, verify: bool, messages: Any) -> None:
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _Worker.plan, _Worker.folder, _Worker.verify, _Worker.messages = plan, folder, verify, messages
     import torch
@@ -191,18 +181,6 @@ def _throttled(unit: Unit) -> Any:
             _Worker.messages.put((unit, done, total))
 
     return progress
-
-
-def _die_with_parent() -> None:
-    """End this process as soon as its parent ends, even by SIGKILL, so that no orphan keeps writing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -239,33 +217,3 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Spawned processes would run the user's script again, which has begun this study; ours need nothing of it."""
-    main = sys.modules["__main__"]
-    before = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
-    for name in before:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(main, name, value)
-
-
-def _worker_environment(threads: int) -> dict[str, str]:
-    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
-    return {**WORKER_ENVIRONMENT, **dict.fromkeys(counts, str(threads))}
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
