@@ -238,7 +238,7 @@ class GridConfig(Config):
     def cells(self) -> Iterator[tuple[str, float, float, float | None]]:
         """Name of the condition, onset, length and dose."""
         for onset, length, dose in product(self.onset, self.length, self.dose or (None,)):
-            ending = "" if dose is None else f"-{self.doses}{'' if dose < 0 else '-'}{dose:g}"
+            ending = "" if dose is None else f"-{self.doses}{dose:g}"
             mark = "e" if self.unit == "epochs" else ""
             yield f"{self.name}-on{onset:g}{mark}-for{length:g}{mark}{ending}", onset, length, dose
 

@@ -224,8 +224,21 @@ def test_diverging_run_stops_before_its_weights_are_kept(tmp_path):
 
 @pytest.mark.parametrize("mode", PENALTIES)
 def test_diverging_with_a_penalty_says_so_too(mode, tmp_path):
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf|-inf), at learning rate 1e"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf|-inf), at learning rate 1e\+30, dose of [a-z0-9-]+ \d"
+    ):
         train(small_study([PENALTIES[mode]], recipe={"lr": 1e30}), tmp_path, "changed")
+
+
+def test_why_a_run_stopped_stands_in_its_manifest_until_it_goes_on(tmp_path):
+    with pytest.raises(TrainingError) as error:
+        train(small_study(recipe={"lr": 1e30}), tmp_path)
+    failed = read_manifest(RunFolder(tmp_path)).failed
+    assert failed.startswith("at step 1 the loss is ")
+    assert failed.endswith("at learning rate 1e+30; the last good checkpoint is that of step 0")
+    assert failed.removeprefix("at step 1 ") in str(error.value)
+    train(small_study(), tmp_path)
+    assert read_manifest(RunFolder(tmp_path)).failed == ""
 
 
 def test_progress_ends_at_the_last_step(tmp_path):

@@ -67,22 +67,55 @@ def test_stopped_between_any_two_files(count, undisturbed, tmp_path, monkeypatch
     assert read_manifest(run).complete
 
 
-def test_killed_at_random_moments(tmp_path):
-    """A real SIGKILL of a real process, twice; the run then agrees in every byte with one left alone."""
-    killed = RunFolder(tmp_path / "killed")
-    kills = 0
-    for _ in range(2):
-        command = [sys.executable, str(Path(__file__).with_name("small_runs.py")), str(killed.path)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        child.stdout.readline()  # training is under way
-        time.sleep(0.4 * random.random())
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-        child.stdout.close()
-    assert kills, "every run was over before it was killed: make it longer"
-    longer_run(killed.path)
-    assert files(killed) == files(longer_run(tmp_path / "whole"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The longer run, left alone."""
+    return files(longer_run(tmp_path_factory.mktemp("whole")))
+
+
+def interrupted(run, checkpoints, how):
+    """Train in a process of its own until there are so many checkpoints; end it; what it ended with and had said."""
+    command = [sys.executable, str(Path(__file__).with_name("small_runs.py")), str(run.path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while len(list(run.path.glob("checkpoints/*.safetensors"))) < checkpoints and child.poll() is None:
+        time.sleep(0.002)
+    child.send_signal(how)
+    said, _ = child.communicate(timeout=60)
+    return child.returncode, [int(line) for line in said.split()]
+
+
+def test_killed_when_there_are_k_checkpoints(whole, tmp_path):
+    """A real SIGKILL of a real process for five random k, each going on from the one before; no byte is another."""
+    run = RunFolder(tmp_path / "killed")
+    ended = [interrupted(run, k, signal.SIGKILL)[0] for k in sorted(random.sample(range(1, 38), 5))]
+    assert ended.count(-signal.SIGKILL) >= 4, "runs were over before they were killed: make them longer"
+    longer_run(run.path)
+    assert files(run) == whole
+
+
+def test_sigterm_keeps_the_full_state_and_stops(whole, tmp_path):
+    """At whatever step it comes: the state is of that step, which need be no checkpoint, and nothing is lost."""
+    run = RunFolder(tmp_path / "ended")
+    code, said = interrupted(run, random.randrange(1, 38), signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    manifest = read_manifest(run)
+    kept = max(int(Path(name).stem.removeprefix("step-")) for name in manifest.artifacts if name.startswith("state/"))
+    assert kept >= max([max(manifest.checkpoints), *said])
+    assert run.state(kept).exists()
+    longer_run(run.path)
+    assert files(run) == whole
+
+
+def test_states_at_an_interval_change_nothing(undisturbed, tmp_path, monkeypatch):
+    """A state after every step, and stopped between any two."""
+    often = small_study([PENALTY], compute={"state_minutes": 1e-9})
+    for count in (5, 17, 30):
+        with monkeypatch.context() as patched:
+            stop_at_replace(patched, count)
+            with pytest.raises(KeyboardInterrupt):
+                train(often, tmp_path / str(count), "changed", onsets=ONSETS)
+        run = train(often, tmp_path / str(count), "changed", onsets=ONSETS)
+        assert files(run) == files(undisturbed)
 
 
 def stopped_late(folder, monkeypatch):

@@ -119,7 +119,7 @@ class Keeper:
 
     def fail(self, why: str) -> None:
         """Say in the manifest why training could not go on; what goes on unsays it."""
-        update_manifest(self.run, failed=why)
+        update_manifest(self.run, key=self.key, settings=self.settings, parent=self._origin, failed=why)
 
     def _current(self, manifest: Manifest) -> Manifest:
         """The manifest without what other settings, or another state of the parent, have left in it."""

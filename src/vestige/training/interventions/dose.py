@@ -34,7 +34,7 @@ class Dose:
           norm: of what was added to the gradient; None where it was not looked at.
         """
         if norm is not None:
-            norm = norm.detach().double()
+            norm = norm.detach().double().nan_to_num(0.0, 0.0, 0.0)  # a run that diverges still tells its dose
             between = (self._norm + norm) / 2 if self._steps > 1 else self._norm
             self._settled = self._settled + self._rates * between
             self._norm, self._rates, self._steps = norm, 0.0, 0

@@ -98,7 +98,7 @@ class ActivationPenalty(Watching, ABC):
 
     def log(self) -> dict[str, Tensor | float]:
         """Of the batch: the term, csi and eta2 (true labels, class means) and closed; the dose so far."""
-        return {"penalty": self._value, **super().log()} if self._described else {}
+        return {"penalty": self._value, **super().log()} if self._described else {"dose": self.dose.total}
 
     def _labels(self, state: LoopState) -> Tensor:
         """The labels that it goes by, on the CPU."""
