@@ -152,7 +152,10 @@ def _scales(squared_R: Tensor, guide_R: Tensor, weights_R: Tensor, units_R: Tens
     of_layer = own_U.sum() / (number_U > 0).sum().clamp(min=1)
     scale_U = (number_U * own_U + SCALE_PRIOR * of_layer) / (number_U + SCALE_PRIOR)
     fourth_U = _by_unit(shares_R * ratio_R.square(), units_R, neurons) / shares_U
-    spread_U = (fourth_U / scale_U.square().clamp(min=1e-300) - 1).clamp(min=0) / number_U.clamp(min=1)
+    # A pilot that missed the rare large residuals shows no spread either; its layer as a whole may.
+    kurtosis_U = fourth_U / scale_U.square().clamp(min=1e-300)
+    of_layer = fourth_U.sum() / scale_U.square().sum().clamp(min=1e-300)
+    spread_U = (torch.maximum(kurtosis_U, of_layer) - 1).clamp(min=0) / number_U.clamp(min=1)
     return scale_U * (1 + spread_U.sqrt())
 
 
@@ -222,7 +225,7 @@ def implied_variance(guides_UN: Tensor, chances_UN: Tensor, scale_U: Tensor) -> 
     return scale_U * (each_UN * open_UN).sum(1)
 
 
-TRUSTED = 20
+TRUSTED = 40
 """Sampled images that what the pilot implies counts for in the variance."""
 
 

@@ -33,6 +33,8 @@ from vestige.runs.store import value_hash
 
 PILOT_IMAGES = 2048
 """So many, in whole tiles, are what pilots are drawn from."""
+FEW_CLASSES, RIVALS_OF_MANY = 16, 7
+"""Up to so many classes each gets a backward of its own for every image; of more, so many of the likeliest."""
 _PILOT_STREAM, _SAMPLE_STREAM, _TILE_STREAM = 101, 102, 103
 
 
@@ -68,7 +70,7 @@ def controlled(
     precision: float,
     pieces: Pieces,
     seed: int = 0,
-    opponents: int = RIVALS,
+    opponents: int | None = None,
     memory: float = inf,
     telling: Telling | None = None,
 ) -> list[Controlled]:
@@ -82,7 +84,8 @@ def controlled(
       precision: the standard error of loss_delta is to be at most so many times what it is with all images run.
       pieces: where finished blocks are kept.
       seed: of the images drawn.
-      opponents: see `Screen`.
+      opponents: see `Screen`; None: all other classes where they are few, so that estimates are exact in the last
+        layers whatever class gains.
       memory: bytes that the estimates may take in memory.
       telling: who is told how far it is.
 
@@ -97,6 +100,8 @@ def controlled(
       Cochran (1977), Sampling techniques, chapters 7 and 9A; Särndal, Swensson, Wretman (1992), Model assisted survey
       sampling, chapter 6 (the difference estimator).
     """
+    if opponents is None:
+        opponents = network.classes - 1 if network.classes <= FEW_CLASSES else RIVALS_OF_MANY
     settings = {"opponents": opponents, "memory": memory, "telling": telling}
     with estimated(network, blocks, jobs, ranking=ranking, pieces=pieces, **settings) as found:
         exact = Exact(network, blocks, jobs, ranking, pieces, found, seed, telling)
