@@ -180,6 +180,7 @@ def test_a_measurement_and_an_ablation_share_a_folder(ablate, home: Path):
     assert both["csi"].to_numpy() == pytest.approx(both["csi_right"].to_numpy(), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_from_python_the_same(ablate, home: Path):
     ablate(*OWN, *ALONE, "--out", "out", "--training-data", "folder:train")
     pixels, labels = digits("test", 120)
@@ -190,6 +191,14 @@ def test_from_python_the_same(ablate, home: Path):
     assert_frame_equal(table.select(result.table.columns), result.table.sort("layer", "neuron"), abs_tol=1e-6)
     recalibrated = pl.read_parquet("out/ablation.parquet").sort("layer", "neuron")
     assert not np.allclose(recalibrated["loss_delta"].to_numpy(), table["loss_delta"].to_numpy(), atol=1e-4)
+
+
+def test_a_screen_says_what_it_is_worth(ablate, home: Path):
+    done = ablate(*OWN, *ALONE, "--out", "out", "--mode", "screen")
+    assert done.returncode == 0, done.stderr
+    assert "Their rank correlation with exact ablation" in done.stderr
+    assert "Their rank correlation with exact ablation" in Path("out/ablation.html").read_text()
+    assert set(pl.read_parquet("out/ablation.parquet")["mode"]) == {"screen"}
 
 
 def children(pid: int) -> list[int]:

@@ -71,7 +71,7 @@ def render_ablated(record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]
             notes=tuple(record["notes"]),
             subject=_subject(record),
             figures=[(figure, ()) for figure in figures],
-            neurons=[(REPLACED[value].capitalize(), _neurons(part, names)) for value, part in _by_value(joined)],
+            neurons=[(f"Replaced {REPLACED[value]}", _neurons(part, names)) for value, part in _by_value(joined)],
             together=list(_together(tables)),
             methods=_methods(record, joined),
             settings=[(name.replace("_", " "), _said(value)) for name, value in record["settings"].items()],
