@@ -9,41 +9,54 @@ from hooked import TILE, N
 from polars.testing import assert_frame_equal
 from torch import nn
 
-from vestige.errors import ConfigError, DataError, ModelError
-from vestige.measurement import ablation, replay
-from vestige.measurement.ablation import ablate_neurons
+from vestige.errors import DataError, ModelError
+from vestige.measurement import neuron_replay, replacing
+from vestige.measurement.blocks import blocks
+from vestige.measurement.effect_tables import Task
+from vestige.measurement.inputs import batches
 from vestige.measurement.network import Network
+from vestige.measurement.neuron_replay import NeuronReplay
+from vestige.measurement.pieces import MemoryPieces
 from vestige.measurement.ranking import Ranking, rank
-from vestige.measurement.replay import Replay
+from vestige.measurement.replacing import Constant
+from vestige.measurement.single_ablation import ablate_singly
 from vestige.models.layers import Layer
 from vestige.runs.tables import SCHEMAS
 
 
+def ablate_neurons(network, images, *, values=("zero", "mean"), ranking, tile=TILE):
+    """Every neuron of every layer; the tables."""
+    tasks = [Task(layer, value, None) for layer in network.layers for value in values]
+    held = blocks(batches(images, batch_size=tile), tile=tile)
+    table, by_class, _ = ablate_singly(network, held, tasks, ranking=ranking, pieces=MemoryPieces())
+    return table, by_class
+
+
 @pytest.fixture(scope="module", name="tables")
 def _tables(network, images, ranking):
-    return ablate_neurons(network, hooked.tiles(*images, TILE), values=("zero", "mean"), ranking=ranking)
+    return ablate_neurons(network, images, ranking=ranking)
 
 
 def replayed_logits(network: Network, layer: Layer, inputs, labels, units, fills):
     """Logits with each of some neurons replaced, (U, N, C), through the engine."""
-    played = Replay(network.graph, [layer])
+    played = NeuronReplay(network, layer)
     (tile,) = hooked.tiles(inputs, labels, len(inputs))
-    n = len(inputs)
-    images_R = torch.arange(n).repeat(1 + len(units))
-    edits = ablation._edits(layer, n, units.repeat_interleave(n), fills.repeat_interleave(n))
-    logits_RC = torch.cat(list(played.logits(played.hold(tile), images_R, edits)))
-    return logits_RC.view(1 + len(units), n, -1)[1:]
+    held, n = played.hold(tile), len(inputs)
+    fills_U = torch.zeros(layer.units)
+    fills_U[units] = fills
+    images_R, units_R = torch.arange(n).repeat(len(units)), units.repeat_interleave(n)
+    logits_RC = torch.cat(list(played.logits(held.values, images_R, units_R, Constant(fills_U, held.maps.ndim - 2))))
+    return logits_RC.view(len(units), n, -1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("resnet8", 0.0), ("resnet8", 0.37), ("resnet18", 0.0)])
-def test_replay_equals_full_forwards_with_hooks(name, value, monkeypatch):
+def test_replay_equals_full_forwards_with_hooks(name, value):
     """Every neuron of ResNet-8, every 32nd of torchvision's ResNet-18 at 32 px."""
     if name == "resnet8":
         model, (inputs, labels), every = hooked.resnet8(width=16), hooked.images(24, 1, 8), 1
     else:
         model = hooked.randomised(torchvision.models.resnet18(num_classes=hooked.CLASSES))
         (inputs, labels), every = hooked.images(6, 3, 32), 32
-        monkeypatch.setattr(replay, "MOST", 32)  # forwards of no more than there is to replay
     network = Network.prepare(model, inputs[:2])
     decided = undecided = 0
     for layer in network.layers:
@@ -125,9 +138,7 @@ def test_a_dead_neuron_changes_nothing_at_all(images):
             norm = block.get_submodule(path)
             norm.weight[dead], norm.bias[dead] = 0.0, offset
     network = Network.prepare(model, images[0][:2])
-    neurons, by_class = ablate_neurons(
-        network, hooked.tiles(*images, TILE), ranking=rank(network, hooked.tiles(*images, TILE))
-    )
+    neurons, by_class = ablate_neurons(network, images, ranking=rank(network, hooked.tiles(*images, TILE)))
     its = (pl.col("layer") == "layer2.0") & (pl.col("neuron") == dead)
     columns = ["loss_delta", "loss_delta_se", "top1_delta", "right_to_wrong", "wrong_to_right"]
     assert neurons.filter(its).select(columns).rows() == [(0.0,) * 5] * 2
@@ -138,17 +149,17 @@ def test_a_dead_neuron_changes_nothing_at_all(images):
 def test_what_is_not_run_again_would_have_come_out_the_same(network, images, ranking, tables, monkeypatch):
     skipped = []
 
-    def everything(maps_TU, fills_VU):
-        changed_VUT = unchanged(maps_TU, fills_VU)
-        skipped.append(int((~changed_VUT).sum()))
-        return torch.ones_like(changed_VUT)
+    def everything(of, maps_TU):
+        changed_TU = changed(of, maps_TU)
+        skipped.append(int((~changed_TU).sum()))
+        return torch.ones_like(changed_TU)
 
-    unchanged = ablation._changed
-    monkeypatch.setattr(ablation, "_changed", everything)
-    again = ablate_neurons(network, hooked.tiles(*images, TILE), values=("zero", "mean"), ranking=ranking)
+    changed = replacing.Constant.changed
+    monkeypatch.setattr(replacing.Constant, "changed", everything)
+    again = ablate_neurons(network, images, ranking=ranking)
     assert sum(skipped) > 0
     for mine, theirs in zip(tables, again, strict=True):
-        assert_frame_equal(mine, theirs, check_exact=True)
+        assert_frame_equal(mine, theirs, abs_tol=1e-6, rel_tol=1e-5)
 
 
 class OnePerClass(nn.Module):
@@ -165,7 +176,7 @@ def test_a_neuron_that_matters_to_one_class_only():
     (layer,) = network.layers
     preferred = torch.arange(3)
     ranking = Ranking({layer.name: torch.ones(3)}, {layer.name: torch.zeros(3)}, {layer.name: preferred})
-    neurons, by_class = ablate_neurons(network, hooked.tiles(inputs, labels, 16), values=("zero",), ranking=ranking)
+    neurons, by_class = ablate_neurons(network, (inputs, labels), values=("zero",), ranking=ranking, tile=16)
     row = neurons.row(2, named=True)
     assert row["top1_delta"] == pytest.approx(-2 / 62)
     assert (row["preferred_delta"], row["others_delta"]) == (-1.0, 0.0)
@@ -177,7 +188,7 @@ def test_a_neuron_that_matters_to_one_class_only():
 
 def test_numbers_do_not_depend_on_what_else_is_ablated(network, images, ranking, tables):
     backwards = dataclasses.replace(network, layers=network.layers[::-1])
-    found = ablate_neurons(backwards, hooked.tiles(*images, TILE), values=("mean",), ranking=ranking)
+    found = ablate_neurons(backwards, images, values=("mean",), ranking=ranking)
     key = ["layer", "neuron", "class"]
     for mine, theirs in zip(found, tables, strict=True):
         by = [name for name in key if name in mine.columns]
@@ -185,30 +196,31 @@ def test_numbers_do_not_depend_on_what_else_is_ablated(network, images, ranking,
         assert_frame_equal(mine.sort(by), only.sort(by), check_exact=True)
 
 
-def test_a_replay_does_not_depend_on_its_place(network, images):
-    """Bit for bit, among more replays than one forward takes."""
+def test_a_replay_does_not_depend_on_its_place(network, images, monkeypatch):
+    """But for rounding, among more replays than one forward takes, of one image each or mixed."""
+    monkeypatch.setattr(neuron_replay, "MOST", 256)
     layer = network.layers[0]
-    played = Replay(network.graph, [layer])
+    played = NeuronReplay(network, layer)
     (tile,) = hooked.tiles(*images, N)
     held = played.hold(tile)
-    units_R = torch.arange(layer.units).repeat_interleave(N).repeat(15)
-    images_R = torch.arange(N).repeat(layer.units * 15)
+    units_R = torch.arange(layer.units).repeat(15 * N)
+    images_R = torch.arange(N).repeat_interleave(layer.units * 15)
     shuffled_R = torch.randperm(len(units_R), generator=torch.Generator().manual_seed(0))
+    zero = Constant(torch.zeros(layer.units), held.maps.ndim - 2)
 
     def run(order_R):
-        first_R = torch.cat([torch.arange(N), images_R[order_R]])
-        edits = ablation._edits(layer, N, units_R[order_R], torch.zeros(len(order_R)))
-        return torch.cat(list(played.logits(held, first_R, edits)))[N:]
+        return torch.cat(list(played.logits(held.values, images_R[order_R], units_R[order_R], zero)))
 
     straight = run(torch.arange(len(units_R)))
-    assert len(straight) > 2 * replay.MOST
-    assert torch.equal(run(shuffled_R), straight[shuffled_R])
+    assert len(straight) > 2 * played.rows
+    torch.testing.assert_close(run(shuffled_R), straight[shuffled_R], rtol=0, atol=1e-6 * float(straight.abs().max()))
+    assert torch.equal(run(torch.arange(len(units_R))), straight)
 
 
-@pytest.mark.parametrize(("size", "most"), [(N, 1024), (5, 8)])
+@pytest.mark.parametrize(("size", "most"), [(N, 4096), (5, 16)])
 def test_tile_sizes_change_no_more_than_rounding(network, images, ranking, tables, monkeypatch, size, most):
-    monkeypatch.setattr(replay, "MOST", most)
-    found = ablate_neurons(network, hooked.tiles(*images, size), values=("zero", "mean"), ranking=ranking)
+    monkeypatch.setattr(neuron_replay, "MOST", most)
+    found = ablate_neurons(network, images, ranking=ranking, tile=size)
     for mine, theirs in zip(found, tables, strict=True):
         assert_frame_equal(mine, theirs, abs_tol=1e-6, rel_tol=1e-5)
 
@@ -217,21 +229,13 @@ def test_the_model_is_left_alone(images, ranking):
     model = hooked.resnet8()
     before = hooked.hooked_forward(model, images[0], {})
     network = Network.prepare(model, images[0][:2])
-    ablate_neurons(network, hooked.tiles(*images, TILE), values=("zero",), ranking=ranking)
+    ablate_neurons(network, images, values=("zero",), ranking=ranking)
     assert torch.equal(hooked.hooked_forward(model, images[0], {}), before)
 
 
-def test_unknown_value(network, images, ranking):
-    with pytest.raises(ConfigError) as caught:
-        ablate_neurons(network, hooked.tiles(*images, TILE), values=("zeros",), ranking=ranking)  # type: ignore[arg-type]
-    assert str(caught.value) == "ablating single neurons: there is no value 'zeros'. Did you mean 'zero'?"
-
-
-def test_no_images_and_labels_that_are_no_classes(network, images, ranking):
-    with pytest.raises(DataError, match="ablating single neurons: there are no images"):
-        ablate_neurons(network, [], ranking=ranking)
+def test_labels_that_are_no_classes(network, images, ranking):
     with pytest.raises(DataError, match=r"labels from .* to 1., but the model's classes are 0 to 9"):
-        ablate_neurons(network, hooked.tiles(images[0], images[1] + 5, TILE), ranking=ranking)
+        ablate_neurons(network, (images[0], images[1] + 5), ranking=ranking)
 
 
 class MixesImages(nn.Module):
@@ -245,6 +249,5 @@ class MixesImages(nn.Module):
 def test_a_network_that_mixes_images_is_refused():
     inputs, labels = torch.rand(6, 3, 2, 2), torch.arange(6) % 3
     network = Network.prepare(MixesImages(), inputs)
-    tiles = hooked.tiles(inputs, labels, 6)
-    with pytest.raises(ModelError, match=r"does not give the network's own logits.*treats each input of a batch alone"):
-        ablate_neurons(network, tiles, ranking=rank(network, tiles))
+    with pytest.raises(ModelError, match=r"does not give.*treats each input of a batch alone"):
+        ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)

@@ -14,12 +14,14 @@ from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes, Totals, totals
 from vestige.measurement.blocks import Block
 from vestige.measurement.full_forwards import FullForwardNeurons, Run
-from vestige.measurement.network import Network
+from vestige.measurement.network import Network, check_labels
 from vestige.measurement.neuron_replay import Held, NeuronReplay
 from vestige.measurement.pieces import Piece
 from vestige.measurement.replacing import Donors, Replacement, constant
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
+
+_DOING = "ablating neurons"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Singles:
         changes, done = [], 0
         tiles = block.with_donors() if self.value == "resample" else ((tile, None) for tile in block.tiles())
         for tile, donors in tiles:
+            check_labels(tile.labels[: tile.valid], self.network.classes, doing=_DOING)
             intact, ablated = self.outcomes(tile, donors)
             labels_T = tile.labels[: tile.valid].to(intact.loss.device)
             more = Totals(*(column.cpu() for column in totals(intact, ablated, labels_T, self.network.classes)))
