@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import torchvision
 from hooked import hooked_forward
 from polars.testing import assert_frame_equal
 from torch import nn
@@ -251,6 +252,18 @@ def test_other_precisions(model, images, result, dtype):
     off = np.abs(found.table["loss_delta"].to_numpy() - same["loss_delta"].to_numpy()).max()
     assert 0 < off < (3e-6 if dtype == "float64" else 0.05)
     assert any("bfloat16: on the first" in note for note in found.notes) == (dtype == "bfloat16")
+
+
+def test_groups_in_bfloat16_of_a_network_that_is_deep():
+    """Replays round otherwise than the whole network, by more than float32 would ever."""
+    model, images = hooked.randomised(torchvision.models.resnet18(num_classes=10)), hooked.images(12, 3, 32)
+    groups = {"layer": ["layer1.0", "layer2.0"], "neuron": [1, 2], "group": ["a", "a"]}
+    deltas = []
+    for dtype in ("float32", "bfloat16"):
+        found = vestige.ablate(model, images, groups=groups, batch_norm="stored", dtype=dtype)
+        assert found.groups is not None
+        deltas.append(found.groups["loss_delta"].item())
+    assert 0 < abs(deltas[0] - deltas[1]) < 0.05
 
 
 def test_a_class_map(model, images, result):
