@@ -193,6 +193,13 @@ def test_from_python_the_same(ablate, home: Path):
     assert not np.allclose(recalibrated["loss_delta"].to_numpy(), table["loss_delta"].to_numpy(), atol=1e-4)
 
 
+def test_a_model_that_knows_nothing_is_said(ablate, home: Path):
+    untrained = ablate(*OWN, *ALONE, "--out", "out", "--weights", "ck/ckpt_0.pth", "--layers", "layer3.0")
+    assert "not better than chance (10.00% with 10 classes" in untrained.stderr
+    trained = ablate(*OWN, *ALONE, "--out", "trained", "--layers", "layer3.0")
+    assert "chance" not in trained.stderr
+
+
 def test_a_screen_says_what_it_is_worth(ablate, home: Path):
     done = ablate(*OWN, *ALONE, "--out", "out", "--mode", "screen")
     assert done.returncode == 0, done.stderr

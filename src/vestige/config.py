@@ -26,8 +26,7 @@ from vestige.errors import ConfigError, nearest
 
 Split = Literal["train", "test"]
 Protocol = Literal["corrected", "faithful"]
-AblationValue = Literal["zero", "mean"]
-ReplacedBy = Literal["zero", "mean", "resample"]
+AblationValue = Literal["zero", "mean", "resample"]
 AblationMode = Literal["exact", "controlled", "screen"]
 
 
@@ -142,7 +141,7 @@ class SelectivityConfig(MeasurementConfig):
 class AblationConfig(MeasurementConfig):
     """Every single neuron replaced, one at a time."""
 
-    values: tuple[ReplacedBy, ...] = ("zero", "mean")
+    values: tuple[AblationValue, ...] = ("zero", "mean")
     mode: AblationMode = "exact"
     """exact: every neuron on every image; controlled: on some, corrected by an estimate; screen: the estimate alone."""
     precision: Annotated[float, Field(gt=1)] = 1.1
@@ -153,7 +152,7 @@ class AblationConfig(MeasurementConfig):
 class CumulativeConfig(MeasurementConfig):
     """Growing sets of neurons replaced, ranked on one half of the images, ablated on the other."""
 
-    values: tuple[ReplacedBy, ...] = ("zero", "mean")
+    values: tuple[AblationValue, ...] = ("zero", "mean")
     orders: tuple[Literal["csi-desc", "csi-asc", "activity-matched", "random"], ...] = (
         "csi-desc",
         "activity-matched",

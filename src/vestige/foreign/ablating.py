@@ -15,8 +15,8 @@ from vestige.errors import ConfigError
 from vestige.foreign.bench import KEYED, Bench
 from vestige.foreign.counting import counting
 from vestige.foreign.folder import AblatedFolder
-from vestige.foreign.notes import batch_norm_words
-from vestige.foreign.record import subject_of
+from vestige.foreign.notes import at_chance, batch_norm_words
+from vestige.foreign.record import is_random, subject_of
 from vestige.foreign.request import AblationRequest, checked
 from vestige.foreign.workers import helped
 from vestige.measurement.ablating import AblationResult, ablate
@@ -218,6 +218,10 @@ def _record(
 ) -> dict[str, Any]:
     about = subject_of(bench, len(result.skipped))
     notes = dict.fromkeys([*about["notes"], *result.notes, *(cumulative.notes if cumulative else ())])
+    classes = result.by_class["class"].n_unique()
+    if classes and not is_random(bench.request):
+        warning = at_chance(result.intact["top1"], int(result.intact["n"]), classes)
+        notes |= {warning: None} if warning else {}
     return {
         **about,
         "notes": list(notes),

@@ -3,33 +3,32 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from vestige.foreign.data import Inputs
 from vestige.foreign.subject import Subject
-from vestige.measurement.selectivity import SelectivityResult
 
 SIGNIFICANCE = 0.05
 
 
-def at_chance(result: SelectivityResult) -> str:
+def at_chance(top1: float, n: int, classes: int) -> str:
     """A warning where top-1 is not significantly above 1/C: one-sided exact binomial test at 5%.
 
-    C counts the classes that have images: a model that always gives one class is right on one of C.
+    Args:
+      top1: share of the images that the model is right on.
+      n: images.
+      classes: C, those that have images: a model that always gives one class is right on one of C.
 
     Returns:
       The warning; empty where the model does better than chance.
     """
     from scipy.stats import binom
 
-    classes = int((np.asarray(result.class_counts) > 0).sum())
-    right = round(result.top1 * result.n)
-    p = float(binom.sf(right - 1, result.n, 1 / classes))
+    p = float(binom.sf(round(top1 * n) - 1, n, 1 / classes))
     if p <= SIGNIFICANCE:
         return ""
     return (
-        f"Top-1 is {result.top1:.2%}, not better than chance ({1 / classes:.2%} with {classes} classes; "
+        f"Top-1 is {top1:.2%}, not better than chance ({1 / classes:.2%} with {classes} classes; "
         f"p = {p:.2g}). Likely causes: classes in another order than the model's (--class-map), images prepared "
         "otherwise than in training (--preprocess), or weights that are not those of a trained model (--weights)."
     )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from vestige.errors import VestigeError
 from vestige.foreign.bench import Bench
 from vestige.foreign.data import names_by_model_class
@@ -70,7 +72,8 @@ def result_of(
 ) -> dict[str, Any]:
     """What the record holds of one set of weights and protocol."""
     notes = [*file.notes, *result.notes]
-    if file.step != 0 and not _random(bench.request) and (warning := at_chance(result)):
+    classes = int((torch.as_tensor(result.class_counts) > 0).sum())
+    if file.step != 0 and not is_random(bench.request) and (warning := at_chance(result.top1, result.n, classes)):
         notes.append(warning)
     return {
         "protocol": result.settings["protocol"],
@@ -98,7 +101,7 @@ def _file(file: WeightFile) -> dict[str, Any]:
     }
 
 
-def _random(request: Request | AblationRequest) -> bool:
+def is_random(request: Request | AblationRequest) -> bool:
     """Whether the model can only have random weights; what a Python file makes may have others."""
     return not (request.weights or request.checkpoints or request.model.rpartition(":")[0].endswith(".py"))
 
@@ -106,7 +109,7 @@ def _random(request: Request | AblationRequest) -> bool:
 def _fresh(request: Request | AblationRequest) -> list[str]:
     if request.weights or request.checkpoints:
         return []
-    if not _random(request):
+    if not is_random(request):
         return ["No --weights were given: the model has the weights that its file gives it."]
     return ["No --weights were given: the model has fresh random weights (vestige never downloads any)."]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from vestige.config import AblationMode, Protocol, ReplacedBy
+from vestige.config import AblationMode, AblationValue, Protocol
 from vestige.errors import ConfigError, nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rectify": ("auto", "abs", "none"),
     "on_bad_image": ("error", "skip"),
     "dtype": ("float32", "bfloat16", "float64"),
-    "value": get_args(ReplacedBy),
+    "value": get_args(AblationValue),
     "mode": get_args(AblationMode),
 }
 POSITIVE = ("classes", "limit", "batch_size", "threads", "workers")

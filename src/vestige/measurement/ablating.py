@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from torch import nn
 
-from vestige.config import AblationMode, ReplacedBy
+from vestige.config import AblationMode, AblationValue
 from vestige.errors import ConfigError, nearest
 from vestige.measurement.budget import memory_bytes
 from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
@@ -73,7 +73,7 @@ def ablate(
     layers: Sequence[str | Layer] | None = None,
     *,
     neurons: Any = None,
-    value: ReplacedBy | Sequence[ReplacedBy] | None = None,
+    value: AblationValue | Sequence[AblationValue] | None = None,
     mode: AblationMode = "exact",
     precision: float = 1.1,
     groups: Any = None,
@@ -223,13 +223,13 @@ def check_options(*, values: Sequence[str] | None, mode: str, precision: float, 
     Raises:
       ConfigError: one is not.
     """
-    given = [("value", one, get_args(ReplacedBy)) for one in values or ()]
+    given = [("value", one, get_args(AblationValue)) for one in values or ()]
     given += [("mode", mode, get_args(AblationMode)), ("dtype", dtype, get_args(Dtype))]
     for name, one, known in (*given, ("batch_norm", batch_norm, get_args(BatchNorm))):
         if one not in known:
             raise ConfigError(DOING, found=f"there is no {name} {one!r}", remedy=nearest(str(one), known))
     if values is not None and not values:
-        raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(ReplacedBy)))
+        raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(AblationValue)))
     if not 1 < precision < inf:
         raise ConfigError(DOING, found=f"precision is {precision}", remedy="Give a number above 1, such as 1.1")
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from vestige.config import CumulativeConfig, Protocol, ReplacedBy
+from vestige.config import AblationValue, CumulativeConfig, Protocol
 from vestige.errors import ConfigError, nearest
 from vestige.measurement.ablating import check_options
 from vestige.measurement.budget import memory_bytes
@@ -69,7 +69,7 @@ def ablate_cumulatively(
     protocol: Protocol = "corrected",
     orders: Sequence[str] = ORDERS,
     scopes: Sequence[str] = ("stages", "all"),
-    values: ReplacedBy | Sequence[ReplacedBy] | None = None,
+    values: AblationValue | Sequence[AblationValue] | None = None,
     fractions: int = 17,
     draws: int = 5,
     ranking_data: Any = None,

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from vestige.config import CumulativeConfig, ReplacedBy
+from vestige.config import AblationValue, CumulativeConfig
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, nearest
 from vestige.measurement.blocks import Block, Blocks
@@ -55,7 +55,7 @@ def ablate_cumulatively(
       On the special role of class-selective neurons in early training.
     """
     for value in config.values:
-        if value not in (known := get_args(ReplacedBy)):
+        if value not in (known := get_args(AblationValue)):
             raise ConfigError(DOING, found=f"there is no value {value!r}", remedy=nearest(value, known))
     points = list(points_of(config))
     curves = all_curves(network, ranking, config, config.values)
