@@ -76,23 +76,18 @@ def test_a_precision_of_one_is_refused(tiny: Path):
 
 def test_a_study_with_another_mode_and_value(vestige, one_run: Path, tmp_path: Path):
     shutil.copytree(one_run, tmp_path / "begun")
-    tables = {}
-    for mode in ("exact", "controlled"):
-        done = vestige(
-            "measure", "begun", "--only", "baseline", "--seeds", "0", "--measurements.ablation.mode", mode,
-            "--measurements.ablation.values", "resample", "--measurements.cumulative.values", "resample",
-            "--measurements.linearity", "null", "--measurements.selectivity", "null", "--claims", "null",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        run = tmp_path / "begun/runs/baseline/seed-0"
-        found = sorted((run / "ablation-resample-test").glob("*.parquet"))
-        tables[mode] = pl.read_parquet(found[-1])
-        assert dict(tables[mode].schema) == SCHEMAS["ablation"]
-        assert set(tables[mode]["mode"]) == {mode}
-        assert set(tables[mode]["value"]) == {"resample"}
-        assert not list(run.glob(".pieces/*"))
-        curves = pl.read_parquet(sorted((run / "cumulative-resample-test").glob("*.parquet"))[-1])
-        assert set(curves["value"]) == {"resample"}
-    both = tables["exact"].join(tables["controlled"], on=["layer", "neuron"], suffix="_estimated")
-    off = (both["loss_delta"] - both["loss_delta_estimated"]).abs()
-    assert (off <= 5 * both["approximation_se_estimated"] + 1e-5).all()
+    done = vestige(
+        "measure", "begun", "--only", "baseline", "--seeds", "0", "--measurements.ablation.mode", "controlled",
+        "--measurements.ablation.values", "resample", "--measurements.cumulative.values", "resample",
+        "--measurements.linearity", "null", "--measurements.selectivity", "null", "--claims", "null",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "begun/runs/baseline/seed-0"
+    table = pl.concat(map(pl.read_parquet, sorted((run / "ablation-resample-test").glob("*.parquet"))))
+    assert dict(table.schema) == SCHEMAS["ablation"]
+    assert set(table["mode"]) == {"controlled"}
+    assert set(table["value"]) == {"resample"}
+    assert table["loss_delta"].is_finite().all()
+    assert not list(run.glob(".pieces/*"))
+    curves = pl.read_parquet(sorted((run / "cumulative-resample-test").glob("*.parquet"))[-1])
+    assert set(curves["value"]) == {"resample"}
