@@ -44,11 +44,20 @@ def read(activation: Tensor, layer: Layer, valid: int, chosen: Tensor | None = N
 
 
 def spatial_mean(activation: Tensor, axis: int) -> Tensor:
-    """Mean over positions, (T, U), accumulated in float32 at least: torch sums in cascades, to some 1e-7."""
+    """Mean over positions, (T, U), accumulated in float32 at least, in many partial sums: to some 1e-7."""
+    if axis == 1 and activation.ndim > 2 and activation.device.type == "cpu" and activation.is_contiguous():
+        return _row_means(activation.flatten(0, 1).flatten(1)).view(activation.shape[:2])
     wide = torch.float64 if activation.dtype == torch.float64 else torch.float32
     mean_TU = pooled(activation, axis, dtype=wide)
     # Without positions it is the activation itself, which the network may overwrite.
     return mean_TU.clone() if activation.ndim == 2 else mean_TU
+
+
+def _row_means(rows: Tensor) -> Tensor:
+    """A product with a vector reads memory twice as fast as torch's mean."""
+    rows = rows.float() if rows.dtype not in (torch.float32, torch.float64) else rows
+    length = rows.shape[1]
+    return torch.mv(rows, rows.new_full((length,), 1 / length))
 
 
 def zeros(activation: Tensor, axis: int) -> Tensor:
