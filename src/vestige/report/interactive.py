@@ -3,8 +3,8 @@
 import html
 from typing import Any
 
-from vestige.report.panels import Band, Figure, Interval, Key, Mark, Panel, Points, StepScale, View
-from vestige.report.style import number
+from vestige.report.panels import Band, Figure, Heat, Interval, Key, Mark, Panel, Points, StepScale, View
+from vestige.report.style import DIVERGING, number
 
 _LOOKS = {
     "mean": {"mode": "lines+markers", "width": 2.25, "alpha": 1.0},
@@ -43,6 +43,8 @@ def _traces(mark: Mark, keys: dict[str, Key], panel: Panel, scale: StepScale) ->
         return _interval(mark, key)
     if isinstance(mark, Band):
         return _band(mark, key, scale)
+    if isinstance(mark, Heat):
+        return [_heat(mark)]
     x = [round(scale(value), 4) for value in mark.x] if steps else [_short(value) for value in mark.x]
     base = {
         "type": "scatter",
@@ -103,6 +105,25 @@ def _band(mark: Band, key: Key, scale: StepScale) -> list[dict[str, Any]]:
         "meta": {"slot": key.slot, "fill": 0.14},
     }
     return [low, high]
+
+
+def _heat(mark: Heat) -> dict[str, Any]:
+    shown = [["" if value is None else number(value) for value in row] for row in mark.values]
+    return {
+        "type": "heatmap",
+        "z": [[_short(value) for value in row] for row in mark.values],
+        "text": shown,
+        "texttemplate": "%{text}",
+        "customdata": [[_plain(text) for text in row] for row in mark.texts],
+        "hovertemplate": f"<b>%{{customdata}}</b><br>{_plain(mark.key)} %{{z:.3~g}}<extra></extra>",
+        "colorscale": [[place, colour] for place, colour in zip((0, 0.5, 1), DIVERGING, strict=True)],
+        "zmin": _short(-mark.reach),
+        "zmax": _short(mark.reach),
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "meta": {"slot": 0},
+    }
 
 
 def _interval(mark: Interval, key: Key) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from vestige.runs.store import StudyFolder, write_text
 
 PAPER_NAMES = (
     "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful", "F2-ablation",
-    "F2-single-neurons", "F3-linearity", "F3-correlation", "F4-causality", "accuracy",
+    "F2-single-neurons", "F3-linearity", "F3-correlation", "F4-causality", "F5-timing", "accuracy",
 )  # fmt: skip
 
 

@@ -57,7 +57,21 @@ class Interval:
     verdict: str
 
 
-Mark = Curve | Band | Points | Interval
+@dataclass(frozen=True)
+class Heat:
+    """A map of values around 0: a row from the top for each name of the y axis, a column for each of the x axis."""
+
+    key: str
+    values: Sequence[Sequence[Place]]
+    texts: Sequence[Sequence[str]]
+
+    @property
+    def reach(self) -> float:
+        """The largest distance from 0."""
+        return max((abs(value) for row in self.values for value in row if value is not None), default=0.0) or 1.0
+
+
+Mark = Curve | Band | Points | Interval | Heat
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from vestige.report.panels import Band, Curve, Figure, Interval, Key, Panel, Points, StepScale, View
-from vestige.report.style import LIGHT, MPL_DASHES
+from vestige.report.panels import Band, Curve, Figure, Heat, Interval, Key, Panel, Points, StepScale, View
+from vestige.report.style import DIVERGING, LIGHT, MPL_DASHES, number
 from vestige.runs.store import writing
 
 if TYPE_CHECKING:
@@ -134,12 +134,15 @@ def _draw_panel(axes: "Axes", panel: Panel, keys: dict[str, Key], scale: StepSca
 
 
 def _draw_mark(
-    axes: "Axes", mark: Curve | Band | Points | Interval, keys: dict[str, Key], scale: StepScale | None
+    axes: "Axes", mark: Curve | Band | Points | Interval | Heat, keys: dict[str, Key], scale: StepScale | None
 ) -> None:
     key = keys.get(mark.key, Key(mark.key, 0))
     colour = LIGHT[key.slot]
     if isinstance(mark, Interval):
         _draw_interval(axes, mark, colour)
+        return
+    if isinstance(mark, Heat):
+        _draw_heat(axes, mark)
         return
     x = [scale(step) for step in mark.x] if scale else list(mark.x)
     if isinstance(mark, Band):
@@ -164,6 +167,18 @@ def _draw_mark(
             "anchor": {"linewidth": 1, "linestyle": MPL_DASHES["dot"], "alpha": 0.65, "zorder": 3},
         }[mark.weight]
         axes.plot(x, _gaps(mark.y), color=colour, **look)
+
+
+def _draw_heat(axes: "Axes", mark: Heat) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("harm", DIVERGING)
+    rows = [_gaps(row) for row in mark.values]
+    axes.imshow(rows, cmap=colours, vmin=-mark.reach, vmax=mark.reach, aspect="auto", zorder=2)
+    for y, row in enumerate(mark.values):
+        for x, value in enumerate(row):
+            if value is not None:
+                axes.text(x, y, number(value), ha="center", va="center", fontsize=6.5, color="#1f2328", zorder=3)
 
 
 def _draw_interval(axes: "Axes", mark: Interval, colour: str) -> None:

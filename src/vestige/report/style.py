@@ -10,6 +10,8 @@ LIGHT = ("#1f2328", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b
 """Okabe-Ito on white, black softened and yellow left out: too faint for a line."""
 DARK = ("#e6e8eb", "#4aa8e0", "#f0803c", "#2fc598", "#e29cc4", "#f0b429", "#8ccdf5")
 """The same hues, lighter, on a dark ground."""
+DIVERGING = ("#56b4e9", "#f3f4f6", "#e8743b")
+"""Below 0, 0, above 0: dark letters can be read on all."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 """Plotly's names; `MPL_DASHES` are the same strokes in matplotlib."""
 MPL_DASHES = {

@@ -6,6 +6,7 @@ from vestige.report.figures.causality import causality
 from vestige.report.figures.linearity import linearity
 from vestige.report.figures.selectivity import selectivity
 from vestige.report.figures.source import Source
+from vestige.report.figures.timing import timing
 from vestige.report.panels import Figure
 
 __all__ = ["Source", "build_figures"]
@@ -15,4 +16,7 @@ _FIGURES = (selectivity, ablation, single_neurons, linearity, causality, accurac
 
 def build_figures(source: Source) -> tuple[Figure, ...]:
     """All figures, in the order of the page."""
-    return tuple(figure(source) for figure in _FIGURES)
+    figures = list(_FIGURES)
+    if source.study.grid is not None:
+        figures.insert(figures.index(accuracy), timing)
+    return tuple(figure(source) for figure in figures)

@@ -1,0 +1,68 @@
+"""F5: harm to final accuracy by onset and dose, one panel for each length, of a study with a grid."""
+
+import polars as pl
+
+from vestige.report.figures.source import Source
+from vestige.report.panels import Axis, Figure, Heat, Panel, Table, View
+
+FINAL = 3
+"""Checkpoints of which the final accuracy is the mean."""
+
+
+def timing(source: Source) -> Figure:
+    """Figure F5."""
+    grid = source.study.grid
+    assert grid is not None, "only a study with a grid has this figure"
+    harms = _harms(source)
+    panels = tuple(_panel(source, harms, length) for length in sorted(grid.length))
+    lacking = [name for name, *_ in grid.cells() if name not in harms]
+    said = [f"Not trained to the end beside {source.baseline}: {', '.join(lacking)}."] if lacking else []
+    return Figure(
+        id="F5",
+        title="When, and how much",
+        caption=f"Harm of {grid.intervention.kind} to final accuracy (mean of the last {FINAL} checkpoints) against "
+        f"{source.baseline}, in percentage points, paired by seed, mean over seeds. Orange is harm, blue is gain.",
+        alternative="Heat maps: a column for each onset, a row for each dose, a map for each length of the window.",
+        views=(View("harm", panels, (), "F5-timing"),) if harms else (),
+        missing=tuple(said),
+        sources=("runs/*/history.parquet",),
+    )
+
+
+def _panel(source: Source, harms: dict[str, tuple[float, int]], length: float) -> Panel:
+    grid = source.study.grid
+    assert grid is not None
+    onsets, doses = sorted(grid.onset), sorted(grid.dose or (None,), key=lambda dose: (dose is None, dose))
+    names = {(onset, dose): name for name, onset, long, dose in grid.cells() if long == length}
+    cells = [[names[onset, dose] for onset in onsets] for dose in doses]
+    values = tuple(tuple(_points(harms, name) for name in row) for row in cells)
+    texts = tuple(tuple(f"{name}, {harms[name][1]} seeds" if name in harms else name for name in row) for row in cells)
+    dosed = "as stated" if grid.doses is None or grid.dose is None else grid.doses
+    told = tuple("as stated" if dose is None else f"{dose:g}".replace("-", "\u2212") for dose in doses)
+    rows = tuple(
+        (f"{onset:g}", dose, value, harms[name][1] if name in harms else None)
+        for dose, line, row in zip(told, cells, values, strict=True)
+        for onset, name, value in zip(onsets, line, row, strict=True)
+    )
+    return Panel(
+        f"{length:g} {grid.unit} long",
+        Axis(f"onset ({grid.unit})", "names", tuple(f"{onset:g}" for onset in onsets)),
+        Axis(dosed, "names", told),
+        (Heat("harm", values, texts),) if any(value is not None for row in values for value in row) else (),
+        table=Table((f"onset ({grid.unit})", dosed, "harm (points)", "seeds"), rows),
+    )
+
+
+def _points(harms: dict[str, tuple[float, int]], name: str) -> float | None:
+    return 100 * harms[name][0] if name in harms else None
+
+
+def _harms(source: Source) -> dict[str, tuple[float, int]]:
+    """By condition: baseline's final accuracy less its own, mean over seeds that both have; and how many these are."""
+    history = source.branched(source.table("history")).filter(split="test")
+    ended = history.filter(pl.col("step") == pl.col("step").max())
+    whole = history.join(ended.select("condition", "seed"), on=["condition", "seed"], how="semi")
+    final = whole.sort("step").group_by("condition", "seed").agg(pl.col("top1").tail(FINAL).mean())
+    base = final.filter(condition=source.baseline).select("seed", base="top1")
+    pairs = final.join(base, on="seed").group_by("condition").agg((pl.col("base") - pl.col("top1")).mean(), pl.len())
+    return {name: (harm, seeds) for name, harm, seeds in pairs.select("condition", "base", "len").rows()}
