@@ -217,7 +217,7 @@ def test_estimated_modes(model):
         of_value = screen.table["value"] == value
         both = [t.filter(of_value)["loss_delta"].rank().to_numpy() for t in (screen.table, exact.table)]
         assert said == pytest.approx(np.corrcoef(*both)[0, 1], abs=0.05)  # 56 neurons: all are in the sample
-        assert f"{said:.3f} ({value})" in screen.notes[-1]
+        assert f"{said:.3f} ({value})" in screen.notes[-2]
     assert screen.table["approximation_se"].is_nan().all()
 
 
@@ -272,6 +272,14 @@ def test_a_class_map(model, images, result):
         model, (inputs, 9 - labels), class_map=list(range(10))[::-1], batch_norm="stored", batch_size=8
     )
     assert_frame_equal(found.table, result.table.filter(pl.col("value") == "zero"), check_exact=True)
+
+
+def test_only_what_is_a_caveat_is_warned_of(model, images, recwarn):
+    result = vestige.ablate(model, images, neurons={"layer3.0": [0]}, batch_norm="stored")
+    assert result.notes == ("Preferred classes are of the same images.",)
+    assert not [one for one in recwarn if one.category is UserWarning]
+    with pytest.warns(UserWarning, match="rank correlation with exact ablation"):
+        vestige.ablate(model, images, neurons={"layer3.0": [0, 1, 2]}, batch_norm="stored", mode="screen")
 
 
 def test_progress_reaches_its_end(model, images):

@@ -21,7 +21,7 @@ from vestige.measurement.budget import memory_bytes
 from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
 from vestige.measurement.effect_tables import Task, ranking_table
 from vestige.measurement.groups import ablate_groups
-from vestige.measurement.material import Material, make_ready
+from vestige.measurement.material import make_ready
 from vestige.measurement.network import Dtype
 from vestige.measurement.preparing import versions
 from vestige.measurement.recalibrating import BatchNorm
@@ -190,12 +190,14 @@ def ablate(
         telling=telling,
     )
     joint = ablate_groups(material, sets, values, ranking, telling) if sets else None
-    notes = [*material.notes, *_said(material, tasks, mode, found.checked)]
+    notes = [*material.notes, *_said(mode, found.checked)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
+    what = "Preferred classes and the means that replace neurons" if "mean" in values_of(tasks) else "Preferred classes"
+    notes.append(f"{what} are of {material.ranked}.")
     settings = {
         **material.settings,
-        "values": sorted({task.value for task in tasks}),
+        "values": values_of(tasks),
         "mode": mode,
         "precision": precision if mode == "controlled" else None,
         "seed": None if mode == "exact" else seed,
@@ -234,11 +236,13 @@ def check_options(*, values: Sequence[str] | None, mode: str, precision: float, 
         raise ConfigError(DOING, found=f"precision is {precision}", remedy="Give a number above 1, such as 1.1")
 
 
-def _said(material: Material, tasks: Sequence[Task], mode: str, checked: Mapping[str, float]) -> Iterator[str]:
-    """What must be said of how it was done."""
-    used = {task.value for task in tasks}
-    what = "Preferred classes and the means that replace neurons" if "mean" in used else "Preferred classes"
-    yield f"{what} are of {material.ranked}."
+def values_of(tasks: Sequence[Task]) -> list[str]:
+    """What neurons are replaced by, in order."""
+    return sorted({task.value for task in tasks})
+
+
+def _said(mode: str, checked: Mapping[str, float]) -> Iterator[str]:
+    """What must be said aloud of a mode."""
     if mode == "controlled":
         yield (
             "Every neuron was run on some images only, its effects on all of them estimated without bias: "

@@ -13,15 +13,13 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from vestige.data.loader import Tile
 from vestige.errors import DataError
 from vestige.measurement.inputs import Feed
+from vestige.measurement.picking import DOING, bytes_of, no_donor, nothing, padded, picked, taken, valid_rows
 
 BLOCK_IMAGES = 2048
-_DOING = "reading the images in blocks"
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class Blocks(Sequence[Block]):
         """Tiles with their donors; see `Block.with_donors`."""
         places, n = self._places, len(self._places)
         if n < 2:
-            raise _no_donor()
+            raise no_donor()
         starts = [number * self.tile for number in numbers]
         wanted = [
             places[(np.arange(start, start + len(self.parts[number])) + n // 2) % n]
@@ -176,12 +174,12 @@ class Blocks(Sequence[Block]):
         for tile in self.read(numbers):
             donors = next(donors for donors in found if donors.number == numbers.index(tile.number))
             if not donors.valid:
-                raise _no_donor()
+                raise no_donor()
             rows = np.searchsorted(self.parts[tile.number], tile.indices[: tile.valid])
             row_of = {place: row for row, place in enumerate(donors.indices[: donors.valid].tolist())}
             own = wanted[donors.number][rows].tolist()
-            taken = torch.tensor([row_of.get(place, row % donors.valid) for row, place in enumerate(own)])
-            yield tile, _padded(_taken(donors.inputs, taken), self.tile)
+            chosen = torch.tensor([row_of.get(place, row % donors.valid) for row, place in enumerate(own)])
+            yield tile, padded(taken(donors.inputs, chosen), self.tile)
 
     def _anywhere(self, parts: Sequence[np.ndarray]) -> Iterator[Tile]:
         """A tile for each list of places, in whatever order those are; without a valid image where none is readable."""
@@ -193,27 +191,27 @@ class Blocks(Sequence[Block]):
                     yield waiting
                     waiting = next(found, None)
                 else:
-                    yield _nothing(number)
+                    yield nothing(number)
             return
         for number, part in enumerate(parts):
             order = np.argsort(part)
-            (tile,) = _picked(self.feed, [part[order]])
-            inputs = _taken(tile.inputs, torch.from_numpy(np.argsort(order)))
+            (tile,) = picked(self.feed, [part[order]])
+            inputs = taken(tile.inputs, torch.from_numpy(np.argsort(order)))
             yield tile._replace(inputs=inputs, indices=part, number=number)
 
     def _fresh(self, numbers: Sequence[int]) -> Iterator[Tile]:
         """Tiles read from the data, in this order, which ascends; without a valid image where none is readable."""
         parts = [self.parts[number] for number in numbers]
-        found = self.feed.at(parts) if self.feed.jumps else _picked(self.feed, parts)
+        found = self.feed.at(parts) if self.feed.jumps else picked(self.feed, parts)
         waiting = next(found, None) if parts else None
         for place, number in enumerate(numbers):
             if waiting is None or waiting.number != place:
-                yield _nothing(number)
+                yield nothing(number)
                 continue
             tile = waiting
             self._check_order(tile)
-            inputs = _padded(_rows(tile, 0, tile.valid), self.tile)
-            labels = _padded(tile.labels[: tile.valid], self.tile)
+            inputs = padded(valid_rows(tile), self.tile)
+            labels = padded(tile.labels[: tile.valid], self.tile)
             indices = np.r_[tile.indices[: tile.valid], np.repeat(tile.indices[:1], self.tile - tile.valid)]
             yield self._relabel(Tile(inputs, labels, tile.valid, indices, number))
             waiting = next(found, None)
@@ -225,14 +223,14 @@ class Blocks(Sequence[Block]):
         found = tile.labels[: tile.valid].numpy()
         if not np.array_equal(self.labels[tile.indices[: tile.valid]], found):
             raise DataError(
-                _DOING,
+                DOING,
                 found=f"the {self.feed.name} gives its inputs in another order than it did before",
                 remedy="Give data of a fixed order (shuffle=False): they are read several times",
             )
 
     def _hold(self, tile: Tile) -> None:
-        held = sum(map(_bytes, self._tiles.values()))
-        if not self._tiles or held + _bytes(tile) <= self._limit:
+        held = sum(map(bytes_of, self._tiles.values()))
+        if not self._tiles or held + bytes_of(tile) <= self._limit:
             self._tiles[tile.number] = tile
 
 
@@ -261,69 +259,8 @@ def blocks(
     """
     if feed.once:
         raise DataError(
-            _DOING,
+            DOING,
             found=f"a {feed.name} can be read only once, and ablation reads the images several times",
             remedy="Give what can be read again: a DataLoader, a list of batches, a Dataset, or tensors",
         )
     return Blocks(feed, tile=tile, images=images, places=places, relabel=relabel, held=held)
-
-
-def _picked(feed: Feed, parts: Sequence[np.ndarray]) -> Iterator[Tile]:
-    """Tiles of inputs picked from all of them as they pass by; reading ends with the last that is wanted."""
-    number, rows, labels, have = 0, [], [], 0
-    for tile in feed:
-        while number < len(parts):
-            wanted = parts[number][have:]
-            inside = wanted[wanted <= tile.indices[tile.valid - 1]]
-            if len(inside):
-                within = torch.from_numpy(inside - tile.indices[0])
-                rows.append(_taken(tile.inputs, within))
-                labels.append(tile.labels[within])
-                have += len(inside)
-            if have < len(parts[number]):
-                break  # the rest is in later batches
-            inputs = tree_map(lambda *leaves: torch.cat(leaves), *rows)
-            yield Tile(inputs, torch.cat(labels), have, parts[number], number)
-            number, rows, labels, have = number + 1, [], [], 0
-        if number == len(parts):
-            return
-    if number < len(parts):
-        raise DataError(
-            _DOING,
-            found=f"the {feed.name} gives fewer inputs than it did before",
-            remedy="Give data of a fixed order (shuffle=False): they are read several times",
-        )
-
-
-def _rows(tile: Tile, start: int, stop: int) -> Any:
-    return tree_map(lambda leaf: leaf[start:stop], tile.inputs)
-
-
-def _taken(inputs: Any, rows: Tensor) -> Any:
-    return tree_map(lambda leaf: leaf[rows.to(leaf.device)], inputs)
-
-
-def _nothing(number: int) -> Tile:
-    return Tile(None, torch.empty(0, dtype=torch.int64), 0, np.empty(0, np.int64), number)
-
-
-def _no_donor() -> DataError:
-    return DataError(
-        "resampling activations",
-        found="there is no other image that could give an image another activation",
-        remedy="Give at least two images",
-    )
-
-
-def _padded(value: Any, size: int) -> Any:
-    """Rows filled up with the first."""
-
-    def pad(leaf: Tensor) -> Tensor:
-        short = size - len(leaf)
-        return torch.cat([leaf, leaf[:1].expand(short, *leaf.shape[1:])]) if short > 0 else leaf
-
-    return tree_map(pad, value)
-
-
-def _bytes(tile: Tile) -> int:
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tile.inputs) if isinstance(leaf, Tensor))

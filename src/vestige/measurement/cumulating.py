@@ -157,9 +157,9 @@ def ablate_cumulatively(
     else:
         table = _corrected(material, config, values or (None,), telling)
         areas = _areas(table, material.network.classes)
-    notes = (*material.notes, f"Neurons were ranked on {material.ranked}.")
-    for note in notes:
+    for note in material.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
+    notes = (*material.notes, f"Neurons were ranked on {material.ranked}.")
     settings = {
         **material.settings,
         "protocol": protocol,
