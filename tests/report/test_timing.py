@@ -83,3 +83,11 @@ def test_without_a_grid_there_is_none(history):
     study = parse_study({"name": "x"}, source="x")
     source = Source(study, {"history": history}, None, {})
     assert "F5" not in [figure.id for figure in build_figures(source)]
+
+
+def test_a_grid_that_is_not_trained_yet_says_so(study, history):
+    _, figure = f5(study, history.filter(condition="baseline"))
+    assert not figure.shown
+    assert figure.missing[0].startswith(
+        "Not trained to the end beside baseline: g-on4-for4-alpha-5, g-on4-for4-alpha-20"
+    )

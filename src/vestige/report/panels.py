@@ -59,16 +59,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Heat:
-    """A map of values around 0: a row from the top for each name of the y axis, a column for each of the x axis."""
+    """A map of values around 0: a row from the top for each name of the y axis, a column for each of the x axis.
+
+    Colours are full at a distance of `reach` from 0.
+    """
 
     key: str
     values: Sequence[Sequence[Place]]
     texts: Sequence[Sequence[str]]
-
-    @property
-    def reach(self) -> float:
-        """The largest distance from 0."""
-        return max((abs(value) for row in self.values for value in row if value is not None), default=0.0) or 1.0
+    reach: float
 
 
 Mark = Curve | Band | Points | Interval | Heat

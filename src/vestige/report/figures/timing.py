@@ -13,7 +13,8 @@ def timing(source: Source) -> Figure:
     """Figure F5."""
     grid = source.study.grid
     assert grid is not None, "only a study with a grid has this figure"
-    harms = _harms(source)
+    cells = {name for name, *_ in grid.cells()}
+    harms = {name: harm for name, harm in _harms(source).items() if name in cells}
     panels = tuple(_panel(source, harms, length) for length in sorted(grid.length))
     lacking = [name for name, *_ in grid.cells() if name not in harms]
     said = [f"Not trained to the end beside {source.baseline}: {', '.join(lacking)}."] if lacking else []
@@ -32,6 +33,7 @@ def timing(source: Source) -> Figure:
 def _panel(source: Source, harms: dict[str, tuple[float, int]], length: float) -> Panel:
     grid = source.study.grid
     assert grid is not None
+    reach = 100 * max((abs(harm) for harm, _ in harms.values()), default=0.0) or 1.0
     onsets, doses = sorted(grid.onset), sorted(grid.dose or (None,), key=lambda dose: (dose is None, dose))
     names = {(onset, dose): name for name, onset, long, dose in grid.cells() if long == length}
     cells = [[names[onset, dose] for onset in onsets] for dose in doses]
@@ -48,7 +50,7 @@ def _panel(source: Source, harms: dict[str, tuple[float, int]], length: float) -
         f"{length:g} {grid.unit} long",
         Axis(f"onset ({grid.unit})", "names", tuple(f"{onset:g}" for onset in onsets)),
         Axis(dosed, "names", told),
-        (Heat("harm", values, texts),) if any(value is not None for row in values for value in row) else (),
+        (Heat("harm", values, texts, reach),) if any(value is not None for row in values for value in row) else (),
         table=Table((f"onset ({grid.unit})", dosed, "harm (points)", "seeds"), rows),
     )
 
