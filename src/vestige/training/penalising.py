@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import one_hot
 
 from vestige.errors import ConfigError, DataError
-from vestige.formulas.selectivity import csi, csi_from_sums, eta2_from_moments, means_from_sums
+from vestige.formulas.selectivity import csi, csi_from_sums, eta2_from_moments
 from vestige.models.layers import Layer, Layers, penalised_layers, pooled, stages
 from vestige.models.listening import Listener
 from vestige.models.observing import logits_of
@@ -123,7 +123,7 @@ class SelectivityPenalty:
         with torch.autocast(activations_NU.device.type, enabled=False):
             labels_N = labels.to(activations_NU.device).long()
             counts_C = _summed(torch.bincount(labels_N, minlength=self._classes(labels_N)), self._group)
-            if int((counts_C > 0).sum()) < 2 and not (self.estimator == "running" and self._running.classes):
+            if not self._is_defined(counts_C):
                 return activations_NU.sum() * 0
             index_U = self._index(activations_NU, labels_N, counts_C)
             if self._by_stage_U.device != index_U.device or self._by_stage_U.dtype != index_U.dtype:
@@ -133,11 +133,16 @@ class SelectivityPenalty:
     def state_dict(self) -> dict[str, Tensor]:
         """What must be kept to go on from a checkpoint: the running class means (C, U), where there are any."""
         means_CU = self._running.means_CU
-        return {} if means_CU is None else {"class_means": means_CU}
+        return {} if means_CU is None else {"class_means": means_CU.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` gave."""
         self._running.put(state.get("class_means"))
+
+    def _is_defined(self, counts_C: Tensor) -> bool:
+        """Two classes must be in the batch, or with `running` in the batch and those before."""
+        present = set(counts_C.nonzero()[:, 0].tolist())
+        return len(present | (self._running.classes if self.estimator == "running" else set())) > 1
 
     def _index(self, activations_NU: Tensor, labels_N: Tensor, counts_C: Tensor) -> Tensor:
         """The index of every neuron (U), from the class sums of all processes."""
@@ -152,13 +157,12 @@ class SelectivityPenalty:
         if self.index == "eta2":
             squares_U = _joined(activations_NU.square().sum(0), self._group)
             return eta2_from_moments(sums_PU, counts_P, squares_U)
-        if self.estimator == "mean":
-            return csi(sums_PU / counts_P[:, None])
-        sums_CU = sums_PU.new_zeros(len(counts_C), sums_PU.shape[1]).index_copy(0, present_P, sums_PU)
         if self.estimator == "sum":
-            return csi_from_sums(sums_CU)
-        means_CU = self._running.blend(means_from_sums(sums_CU, counts_C.to(sums_CU.dtype)))
-        return csi(means_CU) if len(self._running.classes) > 1 else means_CU.nan_to_num().sum(0) * 0
+            return csi_from_sums(sums_PU.new_zeros(len(counts_C), sums_PU.shape[1]).index_copy(0, present_P, sums_PU))
+        means_PU = sums_PU / counts_P[:, None]
+        if self.estimator == "running":
+            return self._running.csi(means_PU, present_P, len(counts_C))
+        return csi(means_PU)
 
     def _activations(self, labels: Tensor) -> Tensor:
         """Of all forwards of the context (N, U)."""

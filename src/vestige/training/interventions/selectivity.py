@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vestige.acting import LabelMode
-from vestige.formulas.selectivity import class_means, class_sums, csi, csi_from_sums
+from vestige.formulas.selectivity import EPSILON, class_means, class_sums, csi, csi_from_sums
 from vestige.models.layers import Layer
 from vestige.training.interventions.penalty import ActivationPenalty
 
@@ -54,8 +54,11 @@ class SelectivityPenalty(ActivationPenalty):
         if self.estimator == "sum":
             sums_CU, _ = class_sums(activations_NU, labels_N, classes)
             return csi_from_sums(sums_CU)
-        means_CU = class_means(activations_NU, labels_N, classes)
-        return csi(self._running.blend(means_CU) if self.estimator == "running" else means_CU)
+        if self.estimator == "mean":
+            return csi(class_means(activations_NU, labels_N, classes))
+        sums_CU, counts_C = class_sums(activations_NU, labels_N, classes)
+        present_P = counts_C.nonzero()[:, 0]
+        return self._running.csi(sums_CU[present_P] / counts_C[present_P, None], present_P, classes)
 
     def is_defined(self, labels_N: Tensor) -> bool:
         """Two classes must be in the batch, or with `running` in the batch and those before."""
@@ -89,21 +92,37 @@ class RunningMeans:
         self.means_CU: Tensor | None = None
         self.classes: set[int] = set()
 
-    def blend(self, batch_CU: Tensor) -> Tensor:
-        """The means with a batch in them, and remember them.
+    def csi(self, batch_PU: Tensor, present_P: Tensor, classes: int) -> Tensor:
+        """CSI of every neuron from the means with a batch in them (U); remembers them.
+
+        Only the classes of the batch are worked on with gradients: there may be many more.
 
         Args:
-          batch_CU: class means of the batch, NaN where a class has no image.
+          batch_PU: class means of the batch.
+          present_P: which classes these are.
+          classes: C.
+
+        Raises:
+          DataError: fewer than two classes are known.
         """
-        before_CU = torch.full_like(batch_CU, torch.nan) if self.means_CU is None else self.means_CU.to(batch_CU)
-        moved_CU = self.momentum * before_CU + (1 - self.momentum) * batch_CU
-        known_CU = torch.where(before_CU.isnan(), batch_CU, moved_CU)
-        means_CU = torch.where(batch_CU.isnan(), before_CU, known_CU)
-        self.put(means_CU.detach())
-        return means_CU
+        if self.means_CU is None:
+            self.means_CU = batch_PU.new_full((classes, batch_PU.shape[1]), torch.nan)
+        table_CU = self.means_CU = self.means_CU.to(batch_PU)
+        before_PU = table_CU[present_P]
+        moved_PU = self.momentum * before_PU + (1 - self.momentum) * batch_PU
+        means_PU = torch.where(before_PU.isnan(), batch_PU, moved_PU)
+        table_CU.index_copy_(0, present_P, means_PU.detach())
+        present = set(present_P.tolist())
+        others, self.classes = sorted(self.classes - present), self.classes | present
+        if not others:
+            return csi(means_PU)
+        others_KU = table_CU[others]
+        highest_U = torch.maximum(means_PU.max(0).values, others_KU.amax(0))
+        rest_U = (means_PU.sum(0) + others_KU.sum(0) - highest_U) / (len(self.classes) - 1)
+        return (highest_U - rest_U) / (highest_U + rest_U + EPSILON)
 
     def put(self, means_CU: Tensor | None) -> None:
         """Go on from these."""
-        self.means_CU = means_CU
+        self.means_CU = None if means_CU is None else means_CU.clone()
         present = [] if means_CU is None else (~means_CU.isnan().all(1)).nonzero()[:, 0].tolist()
         self.classes = set(present)
