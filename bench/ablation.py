@@ -32,10 +32,10 @@ from vestige.config import DataConfig
 from vestige.data.datasets import open_images
 from vestige.data.loader import Tile, tiles
 from vestige.data.subsets import balanced_indices
+from vestige.measurement.ablation.neuron_replay import Held, NeuronReplay
+from vestige.measurement.ablation.replacing import Constant
+from vestige.measurement.ablation.screening import Screen
 from vestige.measurement.network import Network
-from vestige.measurement.neuron_replay import Held, NeuronReplay
-from vestige.measurement.replacing import Constant
-from vestige.measurement.screening import Screen
 from vestige.models.layers import Layer
 from vestige.models.spreading import spread
 

@@ -21,14 +21,14 @@ from torch.nn.functional import cross_entropy
 
 from vestige.config import ModelConfig
 from vestige.formulas.control import Pilot, design, mean_sizes
-from vestige.measurement.blocks import Blocks, blocks
-from vestige.measurement.controlled import Exact, controlled
-from vestige.measurement.estimating import Job, estimated
+from vestige.measurement.ablation.blocks import Blocks, blocks
+from vestige.measurement.ablation.controlled import Exact, controlled
+from vestige.measurement.ablation.estimating import Job, estimated
+from vestige.measurement.ablation.pieces import MemoryPieces, Piece, Pieces
+from vestige.measurement.ablation.singles import Singles
 from vestige.measurement.inputs import batches
 from vestige.measurement.network import Network
-from vestige.measurement.pieces import MemoryPieces, Piece, Pieces
 from vestige.measurement.ranking import rank
-from vestige.measurement.singles import Singles
 from vestige.models.zoo import build
 
 PAGE = Path(__file__).with_name("control-variates.md")

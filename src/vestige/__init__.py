@@ -24,16 +24,16 @@ _HOMES = {
     "SelectivityPenalty": "vestige.training.penalising",
     "Study": "vestige.study.study",
     "VestigeError": "vestige.errors",
-    "ablate": "vestige.measurement.ablating",
-    "ablate_cumulatively": "vestige.measurement.cumulating",
+    "ablate": "vestige.measurement.ablation.ablating",
+    "ablate_cumulatively": "vestige.measurement.ablation.cumulating",
     "layers": "vestige.models.listing",
     "measure": "vestige.measurement.measuring",
 }
 
 if TYPE_CHECKING:
     from vestige.errors import VestigeError
-    from vestige.measurement.ablating import ablate
-    from vestige.measurement.cumulating import ablate_cumulatively
+    from vestige.measurement.ablation.ablating import ablate
+    from vestige.measurement.ablation.cumulating import ablate_cumulatively
     from vestige.measurement.measuring import measure
     from vestige.measurement.metric import ClassSelectivity
     from vestige.models.listing import layers

@@ -12,7 +12,7 @@ from torch import nn
 
 import vestige
 from vestige.errors import ConfigError, DataError, StoreError
-from vestige.measurement.blocks import BLOCK_IMAGES
+from vestige.measurement.ablation.blocks import BLOCK_IMAGES
 from vestige.runs.tables import IDENTITY, SCHEMAS
 
 N = 37

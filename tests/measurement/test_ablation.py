@@ -10,16 +10,16 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 from vestige.errors import DataError, ModelError
-from vestige.measurement import neuron_replay, replacing
-from vestige.measurement.blocks import blocks
-from vestige.measurement.effect_tables import Task
+from vestige.measurement.ablation import neuron_replay, replacing
+from vestige.measurement.ablation.blocks import blocks
+from vestige.measurement.ablation.effect_tables import Task
+from vestige.measurement.ablation.neuron_replay import NeuronReplay
+from vestige.measurement.ablation.pieces import MemoryPieces
+from vestige.measurement.ablation.replacing import Constant
+from vestige.measurement.ablation.single_ablation import ablate_singly
 from vestige.measurement.inputs import batches
 from vestige.measurement.network import Network
-from vestige.measurement.neuron_replay import NeuronReplay
-from vestige.measurement.pieces import MemoryPieces
 from vestige.measurement.ranking import Ranking, rank
-from vestige.measurement.replacing import Constant
-from vestige.measurement.single_ablation import ablate_singly
 from vestige.models.layers import Layer
 from vestige.runs.tables import SCHEMAS
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from vestige.config import DataConfig
 from vestige.data.datasets import open_images
 from vestige.errors import DataError
-from vestige.measurement.blocks import Blocks, blocks
+from vestige.measurement.ablation.blocks import Blocks, blocks
 from vestige.measurement.inputs import batches
 
 N, TILE = 45, 4

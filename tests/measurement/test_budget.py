@@ -1,7 +1,7 @@
 import pytest
 
 from vestige.errors import ConfigError
-from vestige.measurement.budget import memory_bytes
+from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.keeping import free_memory
 
 

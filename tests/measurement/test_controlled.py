@@ -14,15 +14,15 @@ from vestige.errors import DataError
 from vestige.formulas.control import controlled_effects
 from vestige.formulas.effects import Totals, neuron_effects
 from vestige.measurement import controlled as module
-from vestige.measurement import sampling
-from vestige.measurement.blocks import Blocks, blocks
-from vestige.measurement.controlled import Exact, controlled, screened
-from vestige.measurement.estimating import Job
+from vestige.measurement.ablation import sampling
+from vestige.measurement.ablation.blocks import Blocks, blocks
+from vestige.measurement.ablation.controlled import Exact, controlled, screened
+from vestige.measurement.ablation.estimating import Job
+from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces, Pieces
+from vestige.measurement.ablation.singles import Singles, as_totals
 from vestige.measurement.inputs import batches
 from vestige.measurement.network import Network
-from vestige.measurement.pieces import FolderPieces, MemoryPieces, Pieces
 from vestige.measurement.ranking import Ranking, rank
-from vestige.measurement.singles import Singles, as_totals
 
 VALUES = ("zero", "mean", "resample")
 

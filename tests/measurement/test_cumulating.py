@@ -11,8 +11,8 @@ from torch import nn
 import vestige
 from vestige.config import CumulativeConfig
 from vestige.errors import ConfigError
-from vestige.measurement.cumulative import ablate_cumulatively, rank, split_halves
-from vestige.measurement.faithful_cumulative import sizes_of
+from vestige.measurement.ablation.cumulative import ablate_cumulatively, rank, split_halves
+from vestige.measurement.ablation.faithful_cumulative import sizes_of
 from vestige.measurement.network import Network
 from vestige.runs.tables import IDENTITY, SCHEMAS
 

@@ -7,7 +7,7 @@ from hooked import TILE, N
 
 from vestige.config import CumulativeConfig
 from vestige.errors import ConfigError, DataError
-from vestige.measurement.cumulative import ablate_cumulatively, split_halves
+from vestige.measurement.ablation.cumulative import ablate_cumulatively, split_halves
 from vestige.measurement.ranking import replaced_first
 from vestige.runs.tables import SCHEMAS
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from vestige.config import ModelConfig
 from vestige.data.loader import Tile
+from vestige.measurement.ablation.neuron_replay import NeuronReplay
+from vestige.measurement.ablation.replacing import Constant, Donors
 from vestige.measurement.network import Network
-from vestige.measurement.neuron_replay import NeuronReplay
-from vestige.measurement.replacing import Constant, Donors
 from vestige.models.zoo import build
 
 N, SAMPLED = 4, 3  # images, neurons a layer

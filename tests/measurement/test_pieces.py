@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vestige.errors import StoreError
-from vestige.measurement.pieces import FolderPieces, MemoryPieces
+from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces
 
 KEY = {"weights": "abc", "tile": 8}
 NAMES = [f"exact/zero/layer{i}.0/block-{j:04d}" for i in range(3) for j in range(2)]

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vestige.errors import ModelError
+from vestige.measurement.ablation.replacing import Constant, Donors, constant
+from vestige.measurement.ablation.screening import Screen
 from vestige.measurement.network import Network
-from vestige.measurement.replacing import Constant, Donors, constant
-from vestige.measurement.screening import Screen
 
 ALL = CLASSES - 1
 

@@ -19,9 +19,9 @@ from vestige.foreign.notes import at_chance, batch_norm_words
 from vestige.foreign.record import is_random, subject_of
 from vestige.foreign.request import AblationRequest, checked
 from vestige.foreign.workers import helped
-from vestige.measurement.ablating import AblationResult, ablate
-from vestige.measurement.budget import memory_bytes
-from vestige.measurement.cumulating import CumulativeResult, ablate_cumulatively
+from vestige.measurement.ablation.ablating import AblationResult, ablate
+from vestige.measurement.ablation.budget import memory_bytes
+from vestige.measurement.ablation.cumulating import CumulativeResult, ablate_cumulatively
 from vestige.runs.manifest import Artifact, provenance
 from vestige.runs.store import value_hash, write_table
 from vestige.runs.tables import SCHEMA_VERSIONS, conform

@@ -17,17 +17,17 @@ from vestige.data.datasets import ImageSet, balanced_indices, open_images
 from vestige.data.fingerprint import dataset_name
 from vestige.data.loader import Tile, recalibration_batches, tiles
 from vestige.errors import StoreError
-from vestige.measurement.blocks import Blocks, blocks
-from vestige.measurement.cumulative import ablate_cumulatively
-from vestige.measurement.effect_tables import Task
+from vestige.measurement.ablation.blocks import Blocks, blocks
+from vestige.measurement.ablation.cumulative import ablate_cumulatively
+from vestige.measurement.ablation.effect_tables import Task
+from vestige.measurement.ablation.pieces import FolderPieces, Pieces
+from vestige.measurement.ablation.single_ablation import ablate_singly
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
 from vestige.measurement.network import Network
-from vestige.measurement.pieces import FolderPieces, Pieces
 from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, flag, measure_selectivity
-from vestige.measurement.single_ablation import ablate_singly
 from vestige.models.batchnorm import recalibrate
 from vestige.models.weights import load_weights
 from vestige.models.zoo import build

@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vestige.config import Protocol
 from vestige.errors import ConfigError, DataError
 from vestige.formulas.effects import outcomes
-from vestige.measurement.blocks import BLOCK_IMAGES, Block, Blocks, blocks
-from vestige.measurement.full_forwards import NOTE
+from vestige.measurement.ablation.blocks import BLOCK_IMAGES, Block, Blocks, blocks
+from vestige.measurement.ablation.full_forwards import NOTE
+from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces, Piece, Pieces
 from vestige.measurement.inputs import batches
 from vestige.measurement.network import Dtype, Network, check_finite, check_labels
-from vestige.measurement.pieces import FolderPieces, MemoryPieces, Piece, Pieces
 from vestige.measurement.preparing import Prepared, prepare, versions
 from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.recalibrating import BatchNorm

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from vestige.measurement.pieces import Piece
+from vestige.measurement.ablation.pieces import Piece
 from vestige.runs.store import writing
 
 

@@ -15,17 +15,17 @@ import torch
 
 from vestige.config import AblationMode
 from vestige.formulas.effects import Totals
-from vestige.measurement.blocks import Blocks
-from vestige.measurement.controlled import controlled, screened
-from vestige.measurement.effect_tables import Task, joined
-from vestige.measurement.estimating import Job
-from vestige.measurement.material import block_name
+from vestige.measurement.ablation.blocks import Blocks
+from vestige.measurement.ablation.controlled import controlled, screened
+from vestige.measurement.ablation.effect_tables import Task, joined
+from vestige.measurement.ablation.estimating import Job
+from vestige.measurement.ablation.material import block_name
+from vestige.measurement.ablation.per_input import write_changes
+from vestige.measurement.ablation.pieces import MemoryPieces, Piece, Pieces
+from vestige.measurement.ablation.singles import Singles, as_totals, replay_of
+from vestige.measurement.ablation.telling import Telling
 from vestige.measurement.network import Network
-from vestige.measurement.per_input import write_changes
-from vestige.measurement.pieces import MemoryPieces, Piece, Pieces
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.singles import Singles, as_totals, replay_of
-from vestige.measurement.telling import Telling
 
 DOING = "ablating neurons"
 CHECKED_NEURONS, CHECKED_IMAGES = 64, 512

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes, Totals, totals
-from vestige.measurement.blocks import Block
-from vestige.measurement.full_forwards import FullForwardNeurons, Run
+from vestige.measurement.ablation.blocks import Block
+from vestige.measurement.ablation.full_forwards import FullForwardNeurons, Run
+from vestige.measurement.ablation.neuron_replay import Held, NeuronReplay
+from vestige.measurement.ablation.pieces import Piece
+from vestige.measurement.ablation.replacing import Donors, Replacement, constant
 from vestige.measurement.network import Network, check_labels
-from vestige.measurement.neuron_replay import Held, NeuronReplay
-from vestige.measurement.pieces import Piece
-from vestige.measurement.replacing import Donors, Replacement, constant
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
 

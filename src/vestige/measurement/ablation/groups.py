@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from vestige.formulas.effects import Outcomes, Totals, neuron_effects, totals
-from vestige.measurement.blocks import Block
-from vestige.measurement.choosing import NeuronGroup
-from vestige.measurement.material import Material, block_name, digest
-from vestige.measurement.pieces import Piece
+from vestige.measurement.ablation.blocks import Block
+from vestige.measurement.ablation.choosing import NeuronGroup
+from vestige.measurement.ablation.material import Material, block_name, digest
+from vestige.measurement.ablation.pieces import Piece
+from vestige.measurement.ablation.sets import Sets, value_of
+from vestige.measurement.ablation.singles import as_piece, as_totals
+from vestige.measurement.ablation.telling import Telling
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.sets import Sets, value_of
-from vestige.measurement.singles import as_piece, as_totals
-from vestige.measurement.telling import Telling
 from vestige.models.layers import Layer
 
 TOGETHER = 64

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes
-from vestige.measurement.full_forwards import FullForwards
+from vestige.measurement.ablation.full_forwards import FullForwards
+from vestige.measurement.ablation.neuron_replay import DISAGREEMENT
+from vestige.measurement.ablation.replay import Edits, Replay
 from vestige.measurement.network import Network, check_finite
-from vestige.measurement.neuron_replay import DISAGREEMENT
-from vestige.measurement.replay import Edits, Replay
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
 from vestige.models.operations import only_tensor

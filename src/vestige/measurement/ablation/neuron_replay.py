@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map
 from vestige.data.loader import Tile
 from vestige.errors import ModelError
 from vestige.formulas.effects import Outcomes, outcomes
+from vestige.measurement.ablation.replacing import Constant, Replacement
 from vestige.measurement.network import Network, check_finite
-from vestige.measurement.replacing import Constant, Replacement
 from vestige.models.layers import Layer
 from vestige.models.observing import logits_of
 from vestige.models.operations import only_tensor

@@ -14,15 +14,15 @@ from torch import nn
 
 from vestige.config import AblationValue, CumulativeConfig, Protocol
 from vestige.errors import ConfigError, nearest
-from vestige.measurement.ablating import check_options
-from vestige.measurement.budget import memory_bytes
-from vestige.measurement.cumulative import DOING, Curves, all_curves, points_of
-from vestige.measurement.faithful_cumulative import FaithfulCurves, faithful_areas
-from vestige.measurement.material import Material, added, block_name, digest, make_ready
+from vestige.measurement.ablation.ablating import check_options
+from vestige.measurement.ablation.budget import memory_bytes
+from vestige.measurement.ablation.cumulative import DOING, Curves, all_curves, points_of
+from vestige.measurement.ablation.faithful_cumulative import FaithfulCurves, faithful_areas
+from vestige.measurement.ablation.material import Material, added, block_name, digest, make_ready
+from vestige.measurement.ablation.pieces import Piece
+from vestige.measurement.ablation.telling import Progress, Telling
 from vestige.measurement.network import Dtype
-from vestige.measurement.pieces import Piece
 from vestige.measurement.recalibrating import BatchNorm
-from vestige.measurement.telling import Progress, Telling
 from vestige.models.layers import Layer, stages
 from vestige.runs.store import write_table
 from vestige.runs.tables import IDENTITY, SCHEMAS

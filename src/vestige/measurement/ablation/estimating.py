@@ -17,13 +17,13 @@ from torch import Tensor
 
 from vestige.data.loader import Tile
 from vestige.formulas.linearised import Estimates
-from vestige.measurement.blocks import Block, Blocks
+from vestige.measurement.ablation.blocks import Block, Blocks
+from vestige.measurement.ablation.pieces import Piece, Pieces
+from vestige.measurement.ablation.replacing import Donors, Replacement, constant
+from vestige.measurement.ablation.screening import Screen
+from vestige.measurement.ablation.telling import Telling
 from vestige.measurement.network import Network, check_labels
-from vestige.measurement.pieces import Piece, Pieces
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.replacing import Donors, Replacement, constant
-from vestige.measurement.screening import Screen
-from vestige.measurement.telling import Telling
 from vestige.models.layers import Layer
 from vestige.runs.store import value_hash
 

@@ -18,16 +18,16 @@ from torch import Tensor
 from vestige.data.loader import Tile
 from vestige.data.transforms import uniform
 from vestige.formulas.effects import Totals
-from vestige.measurement.blocks import Block, Blocks
-from vestige.measurement.estimating import Estimated, Job, donated, estimated, replacement_of, tiles_of
-from vestige.measurement.full_forwards import FullForwardNeurons
+from vestige.measurement.ablation.blocks import Block, Blocks
+from vestige.measurement.ablation.estimating import Estimated, Job, donated, estimated, replacement_of, tiles_of
+from vestige.measurement.ablation.full_forwards import FullForwardNeurons
+from vestige.measurement.ablation.neuron_replay import NeuronReplay, hold_all
+from vestige.measurement.ablation.pieces import Piece, Pieces
+from vestige.measurement.ablation.sampling import Controlled, Plan, Truths, final_plan, pilot_plan, predictions, summed
+from vestige.measurement.ablation.screening import RIVALS
+from vestige.measurement.ablation.telling import Telling
 from vestige.measurement.network import Network
-from vestige.measurement.neuron_replay import NeuronReplay, hold_all
-from vestige.measurement.pieces import Piece, Pieces
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.sampling import Controlled, Plan, Truths, final_plan, pilot_plan, predictions, summed
-from vestige.measurement.screening import RIVALS
-from vestige.measurement.telling import Telling
 from vestige.models.graph import Graph
 from vestige.runs.store import value_hash
 

@@ -16,8 +16,8 @@ import torch
 
 from vestige.data.loader import Tile
 from vestige.errors import DataError
+from vestige.measurement.ablation.picking import DOING, bytes_of, no_donor, nothing, padded, picked, taken, valid_rows
 from vestige.measurement.inputs import Feed
-from vestige.measurement.picking import DOING, bytes_of, no_donor, nothing, padded, picked, taken, valid_rows
 
 BLOCK_IMAGES = 2048
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vestige.formulas.effects import Totals, class_effects, neuron_effects
-from vestige.measurement.material import digest
+from vestige.measurement.ablation.material import digest
 from vestige.measurement.ranking import Ranking
 from vestige.models.layers import Layer
 from vestige.runs.tables import IDENTITY, SCHEMAS

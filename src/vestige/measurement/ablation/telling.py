@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from vestige.measurement.pieces import Pieces
+from vestige.measurement.ablation.pieces import Pieces
 
 Progress = Callable[[int, int | None], None]
 

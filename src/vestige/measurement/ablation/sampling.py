@@ -14,7 +14,7 @@ from vestige.formulas import control
 from vestige.formulas.control import Design, Pilot
 from vestige.formulas.effects import Totals
 from vestige.formulas.linearised import Estimates
-from vestige.measurement.estimating import Estimated
+from vestige.measurement.ablation.estimating import Estimated
 
 PILOT, PILOT_FLOOR = 100, 1.0
 """Images of each neuron's pilot; the floor of what its chances are proportional to."""

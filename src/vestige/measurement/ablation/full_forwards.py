@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 
 from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes, outcomes
+from vestige.measurement.ablation.replacing import Replacement
+from vestige.measurement.ablation.replay import Edits
 from vestige.measurement.network import Network, check_finite
-from vestige.measurement.replacing import Replacement
-from vestige.measurement.replay import Edits
 from vestige.models.layers import Layer
 from vestige.models.observing import logits_of
 

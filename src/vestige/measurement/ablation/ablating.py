@@ -17,17 +17,17 @@ from torch import nn
 
 from vestige.config import AblationMode, AblationValue
 from vestige.errors import ConfigError, nearest
-from vestige.measurement.budget import memory_bytes
-from vestige.measurement.choosing import as_table, chosen_units, named_layers, neuron_groups
-from vestige.measurement.effect_tables import Task, ranking_table
-from vestige.measurement.groups import ablate_groups
-from vestige.measurement.material import make_ready
+from vestige.measurement.ablation.budget import memory_bytes
+from vestige.measurement.ablation.choosing import as_table, chosen_units, named_layers, neuron_groups
+from vestige.measurement.ablation.effect_tables import Task, ranking_table
+from vestige.measurement.ablation.groups import ablate_groups
+from vestige.measurement.ablation.material import make_ready
+from vestige.measurement.ablation.sets import value_of
+from vestige.measurement.ablation.single_ablation import CHECKED_IMAGES, CHECKED_NEURONS, DOING, ablate_singly
+from vestige.measurement.ablation.telling import Progress, Telling
 from vestige.measurement.network import Dtype
 from vestige.measurement.preparing import versions
 from vestige.measurement.recalibrating import BatchNorm
-from vestige.measurement.sets import value_of
-from vestige.measurement.single_ablation import CHECKED_IMAGES, CHECKED_NEURONS, DOING, ablate_singly
-from vestige.measurement.telling import Progress, Telling
 from vestige.models.layers import Layer
 from vestige.runs.store import write_table
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vestige.data.loader import Tile
 from vestige.formulas.linearised import Estimates, log_odds, predicted, rivals
+from vestige.measurement.ablation.replacing import Replacement
 from vestige.measurement.network import Network, check_finite
-from vestige.measurement.replacing import Replacement
 from vestige.models.layers import Layer
 from vestige.models.observing import logits_of
 from vestige.models.operations import only_tensor

@@ -12,11 +12,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from vestige.measurement.blocks import Block
+from vestige.measurement.ablation.blocks import Block
+from vestige.measurement.ablation.pieces import Piece
+from vestige.measurement.ablation.sets import Sets
 from vestige.measurement.network import Network
-from vestige.measurement.pieces import Piece
 from vestige.measurement.ranking import Ranking
-from vestige.measurement.sets import Sets
 from vestige.models.layers import Layer
 
 FINE, COARSE = 15, 40

@@ -15,11 +15,11 @@ from torch import Tensor
 from vestige.config import AblationValue, CumulativeConfig
 from vestige.data.loader import Tile
 from vestige.errors import ConfigError, nearest
-from vestige.measurement.blocks import Block, Blocks
+from vestige.measurement.ablation.blocks import Block, Blocks
+from vestige.measurement.ablation.pieces import Piece
+from vestige.measurement.ablation.sets import Sets, value_of
 from vestige.measurement.network import Network, check_labels
-from vestige.measurement.pieces import Piece
 from vestige.measurement.ranking import DRAWN, Ranking, rank, replaced_first, split_halves
-from vestige.measurement.sets import Sets, value_of
 from vestige.models.layers import Layer, stages
 
 __all__ = ["ablate_cumulatively", "rank", "split_halves"]
