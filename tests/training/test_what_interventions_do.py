@@ -17,7 +17,7 @@ from vestige.training.history import Meter
 from vestige.training.interventions import build
 from vestige.training.interventions.choosing import from_ranking
 from vestige.training.interventions.dose import Dose, is_due
-from vestige.training.interventions.offsets import Openings
+from vestige.training.interventions.offsets import Openings, fit
 from vestige.training.interventions.penalty import partition
 from vestige.training.loop import _step
 
@@ -310,3 +310,19 @@ def test_the_sham_has_the_closed_gates_and_the_selectivity_of_its_target(tmp_pat
     old, new = read_tensors(plain.checkpoint(8))[0], read_tensors(run.checkpoint(8))[0]
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"layer1.0.bn2.bias", "layer2.0.bn2.bias"}
+
+
+@pytest.mark.parametrize(("closed", "index"), [(0.45, 0.15), (0.2, 0.05), (0.25, 0.01), (0.125, 0.003), (0.6, 0.3)])
+def test_offsets_reach_targets_far_from_where_they_start(closed, index):
+    """From 0.5 closed and a CSI of 0.24; the last but one needs neurons shut and others wide open."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(200) % 10
+    drive = 0.6 * torch.randn(10, 16, generator=generator)
+    values = torch.randn(200, 16, 9, generator=generator) + drive[labels][..., None]
+    offsets = fit(Openings.of(lambda: [(values, labels)], 10), closed, index)
+    opened = (values.double() + offsets[:, None]).relu()
+    means = torch.stack([opened.mean(2)[labels == c].mean(0) for c in range(10)])
+    best = means.max(0).values
+    rest = (means.sum(0) - best) / 9
+    assert float((opened == 0).double().mean()) == pytest.approx(closed, rel=0.02)
+    assert float(((best - rest) / (best + rest + 1e-6)).mean()) == pytest.approx(index, rel=0.02)

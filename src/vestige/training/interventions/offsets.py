@@ -142,7 +142,49 @@ def fit(openings: Openings, closed: float, csi: float) -> Tensor:
             best_U[left] = found
         if least < GOOD:
             break
+    if least >= GOOD:
+        found, size = _extreme(openings, closed, csi)
+        best_U = found if size < least else best_U
     return best_U * openings.sd_U
+
+
+def _extreme(openings: Openings, closed: float, csi: float) -> tuple[Tensor, float]:
+    """Offsets for the lowest CSI at so many closed gates, and how far they are off, relatively.
+
+    As many neurons are shut as there are closed gates, one is half open, the others open always, as far as CSI asks.
+    """
+    units = len(openings.sd_U)
+    order_U = openings.by_neuron(torch.zeros_like(openings.sd_U))[0].argsort(descending=True, stable=True)
+    shut = min(int(closed * units + 1e-9), units - 1)
+    half_U = _closing(openings, closed * units - shut)
+    left = order_U[shut:]
+    half = left[openings.by_neuron(half_U)[1][left].argmin()]
+    never_U = openings.grid_G[(openings.closed_GU > 0).sum(0).clamp(max=len(openings.grid_G) - 1)].clamp(min=0.1)
+
+    def offsets(times: float) -> Tensor:
+        chosen_U = never_U * times
+        chosen_U[order_U[:shut]] = openings.shutting()[order_U[:shut]]
+        chosen_U[half] = half_U[half]
+        return chosen_U
+
+    low, high = 1.0, 1000.0
+    for _ in range(50):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if float(openings.both(offsets(middle))[1]) > csi else (low, middle)
+    aim_2 = torch.tensor([closed, csi], dtype=torch.float64)
+    missing_2 = (openings.both(offsets(high)) - aim_2) / aim_2.clamp(min=1e-3)
+    return offsets(high), float(missing_2.abs().max())
+
+
+def _closing(openings: Openings, share: float) -> Tensor:
+    """For each neuron the offset at which it is closed that often (U)."""
+    low_U = torch.full_like(openings.sd_U, float(openings.grid_G[0]))
+    high_U = -low_U
+    for _ in range(60):
+        middle_U = (low_U + high_U) / 2
+        above_U = openings.by_neuron(middle_U)[0] > share
+        low_U, high_U = torch.where(above_U, middle_U, low_U), torch.where(above_U, high_U, middle_U)
+    return high_U
 
 
 def _near(openings: Openings, aim_2: Tensor) -> tuple[Tensor, float]:
@@ -154,13 +196,17 @@ def _near(openings: Openings, aim_2: Tensor) -> tuple[Tensor, float]:
     offsets_U = torch.zeros_like(openings.sd_U)
     best_U, least = offsets_U, float("inf")
     for number in range(WAY + POLISH):
-        missing = aim_2 - openings.both(offsets_U)
-        if (size := float((missing / aim_2.clamp(min=1e-3)).abs().max())) < least:
+        found_2 = openings.both(offsets_U)
+        if (size := float(((aim_2 - found_2) / aim_2.clamp(min=1e-3)).abs().max())) < least:
             best_U, least = offsets_U, size
         if least < GOOD / 100:
             break
+        # CSI falls as one over the offset: in its logarithm the way is straighter.
+        missing = torch.stack([aim_2[0] - found_2[0], (aim_2[1].clamp(min=1e-6) / found_2[1].clamp(min=1e-6)).log()])
         slopes_2U = (openings.by_neuron(offsets_U + H) - openings.by_neuron(offsets_U - H)) / (2 * H * len(offsets_U))
+        slopes_2U[1] /= found_2[1].clamp(min=1e-6)
         square = slopes_2U @ slopes_2U.T + 1e-9 * torch.eye(2, dtype=torch.float64)
         step_U = slopes_2U.T @ torch.linalg.solve(square, missing / max(WAY - number, 1))
-        offsets_U = offsets_U + step_U * min(1.0, LONGEST / float(step_U.abs().max().clamp(min=1e-12)))
+        longest_U = LONGEST * (1 + offsets_U.abs())
+        offsets_U = offsets_U + step_U * min(1.0, 1 / float((step_U.abs() / longest_U).max().clamp(min=1e-12)))
     return best_U, least
