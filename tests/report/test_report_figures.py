@@ -1,10 +1,13 @@
 import re
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import rankdata
 
 from vestige.report.figures import Source, build_figures
 from vestige.report.figures.ablation import areas
+from vestige.report.figures.importance import correlations
 from vestige.report.interactive import figure_data
 from vestige.report.panels import Curve, Interval, StepScale
 from vestige.report.style import DARK, LIGHT, count, duration, names, number, slot
@@ -96,7 +99,7 @@ def test_areas_of_curves_drawn_by_hand():
 
 
 def test_every_figure_has_views_a_caption_and_words_for_those_who_cannot_see_it(figures):
-    assert list(figures) == ["F1", "F2", "F2b", "F3", "F4", "accuracy"]
+    assert list(figures) == ["F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy"]
     for figure in figures.values():
         assert figure.shown
         assert figure.caption
@@ -106,7 +109,7 @@ def test_every_figure_has_views_a_caption_and_words_for_those_who_cannot_see_it(
 
 
 def test_the_first_view_is_the_baselines(figures):
-    for name in ("F1", "F2", "F2b", "F3"):
+    for name in ("F1", "F2", "F2b", "F2c", "F3"):
         assert figures[name].views[0].name.startswith("baseline")
         assert figures[name].views[0].file
 
@@ -192,7 +195,7 @@ def test_plotly_knows_every_field(source, figures):
 def test_paper_figures_embed_their_fonts_and_carry_no_date(written):
     pdfs = sorted((written / "figures").glob("*.pdf"))
     assert [path.stem for path in pdfs] == [
-        "F1-conditions", "F1-selectivity", "F2-ablation", "F2-single-neurons",
+        "F1-conditions", "F1-selectivity", "F2-ablation", "F2-importance", "F2-single-neurons",
         "F3-correlation", "F3-linearity", "F4-causality", "accuracy",
     ]  # fmt: skip
     for path in pdfs:
@@ -203,3 +206,26 @@ def test_paper_figures_embed_their_fonts_and_carry_no_date(written):
         assert b"CreationDate" not in content
         picture = path.with_suffix(".png").read_bytes()
         assert not re.search(rb"Software|matplotlib|tIME", picture[:300])
+
+
+def test_importance_is_the_partial_rank_correlation_of_each_layer_averaged():
+    rng = np.random.default_rng(0)
+    rows = {"seed": 0, "step": 5, "condition": "baseline"}
+    layers, expected = [], []
+    for layer in ("a", "b"):
+        mean, csi = rng.random((2, 30))
+        loss = csi + 0.5 * mean + 0.3 * rng.random(30)
+        layers.append((layer, mean, csi, loss))
+        ranks = [rankdata(values) for values in (csi, loss, mean)]
+        left = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+        expected.append(np.arctanh(np.corrcoef(*left)[0, 1]))
+    selectivity, ablation = [], []
+    for layer, mean, csi, loss in layers:
+        named = {**rows, "stage": "s", "layer": layer, "neuron": np.arange(30, dtype=np.int32)}
+        measures = {"mean": mean, "csi": csi, "csi_cv": csi, "eta2": -csi, "dead": False, "protocol": "corrected"}
+        selectivity.append(pl.DataFrame(named | measures))
+        ablation.append(pl.DataFrame(named | {"value": "zero", "loss_delta": loss}))
+    found = correlations(pl.concat(ablation), pl.concat(selectivity))
+    rho = dict(found.select("measure", "rho").iter_rows())
+    assert rho["csi"] == rho["csi_cv"] == pytest.approx(np.tanh(np.mean(expected)), abs=1e-9)
+    assert rho["eta2"] == pytest.approx(-rho["csi"])

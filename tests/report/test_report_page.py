@@ -28,9 +28,9 @@ def page(written):
 def test_the_page_has_every_section_once(page):
     ids = [one.attributes["id"] for one in page if "id" in one.attributes]
     assert len(ids) == len(set(ids))
-    assert {"verdicts", "F1", "F2", "F2b", "F3", "F4", "accuracy", "made"} <= set(ids)
+    assert {"verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy", "made"} <= set(ids)
     order = [section.attributes["id"] for section in page.all("section")]
-    assert order == ["verdicts", "F1", "F2", "F2b", "F3", "F4", "accuracy", "made"]
+    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy", "made"]
     linked = {a.attributes["href"] for a in page.one("nav").all("a")}
     assert linked == {f"#{name}" for name in order}
 
@@ -207,7 +207,7 @@ def test_a_study_without_any_table_says_so():
     assert "1 seed: fewer than 3 can support no claim." in verdicts
     for name in ("selectivity", "single-neuron ablation", "cumulative ablation", "linearity", "accuracy"):
         assert f"There is no table of {name}." in verdicts
-    for figure in ("F1", "F2", "F2b", "F3", "accuracy"):
+    for figure in ("F1", "F2", "F2b", "F2c", "F3", "accuracy"):
         assert "left out of the study, or has not been made yet" in page.one("section", id=figure).text
     assert "Claim C4 has not been judged yet." in page.one("section", id="F4").text
     assert not page.all("figure")

@@ -3,6 +3,7 @@
 from vestige.report.figures.ablation import ablation, single_neurons
 from vestige.report.figures.accuracy import accuracy
 from vestige.report.figures.causality import causality
+from vestige.report.figures.importance import importance
 from vestige.report.figures.linearity import linearity
 from vestige.report.figures.selectivity import selectivity
 from vestige.report.figures.source import Source
@@ -11,7 +12,7 @@ from vestige.report.panels import Figure
 
 __all__ = ["Source", "build_figures"]
 
-_FIGURES = (selectivity, ablation, single_neurons, linearity, causality, accuracy)
+_FIGURES = (selectivity, ablation, single_neurons, importance, linearity, causality, accuracy)
 
 
 def build_figures(source: Source) -> tuple[Figure, ...]:
