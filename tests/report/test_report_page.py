@@ -314,7 +314,7 @@ def test_the_same_tables_give_the_same_bytes(written, study, tables, claims, man
         path.relative_to(tmp_path / "report").as_posix() for path in (tmp_path / "report").rglob("*") if path.is_file()
     )
     assert files == again
-    assert len(files) == 17
+    assert len(files) == 19
     for name in files:
         assert (written / name).read_bytes() == (tmp_path / "report" / name).read_bytes(), name
     before = {name: (tmp_path / "report" / name).stat().st_mtime_ns for name in files}

@@ -58,7 +58,7 @@ def correlations(ablation: pl.DataFrame, selectivity: pl.DataFrame) -> pl.DataFr
     measured = selectivity.filter(FIRES)
     if "corrected" in measured["protocol"]:
         measured = measured.filter(protocol="corrected")
-    both = ablation.join(measured.select(*_NEURON, "mean", *MEASURES), on=_NEURON, how="inner")
+    both = ablation.join(measured.select(*_NEURON, "mean", *MEASURES), on=_NEURON, how="inner", maintain_order="left")
     found = []
     for keys, layer in both.group_by(*_RUN, "value", "layer", maintain_order=True):
         for measure in MEASURES:
