@@ -35,14 +35,14 @@ from vestige.data.subsets import balanced_indices
 from vestige.measurement.ablation.neuron_replay import Held, NeuronReplay
 from vestige.measurement.ablation.replacing import Constant
 from vestige.measurement.ablation.screening import Screen
-from vestige.measurement.network import Network
+from vestige.measurement.network import Dtype, Network
 from vestige.models.layers import Layer
 from vestige.models.spreading import spread
 
-MODELS = {"resnet18": (resnet18, 32, 10, 128, 64), "resnet50": (torchvision.models.resnet50, 224, 1000, 32, 16)}
+MODELS = {"resnet18": (resnet18, 32, 10, 128, 64), "resnet50": (torchvision.models.resnet50, 224, 1000, 32, 8)}
 """Model, pixels, classes, images a forward of the hook loop, images that replays are timed on."""
-NEURONS = 16
-"""Of each layer, in a timing."""
+NEURONS = {64: 16, 8: 8}
+"""Of each layer, in a timing, by the number of images."""
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -116,7 +116,8 @@ class Engine:
     def ablation(self, layer: Layer) -> float:
         """Seconds an image and neuron of a layer, its share of holding the image included."""
         held, holding = self.hold(layer)
-        images, neurons = len(self.subject.inputs), min(NEURONS, layer.units)
+        images = len(self.subject.inputs)
+        neurons = min(NEURONS[images], layer.units)
         chosen = torch.linspace(0, layer.units - 1, neurons).long()
         replay = self.replays[layer.name]
         least = -(-replay.rows // (images * neurons))  # a whole forward of the fixed size
@@ -135,7 +136,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def bench(name: str, rounds: int) -> None:
+def bench(name: str, rounds: int, dtypes: Sequence[Dtype]) -> None:
     make, pixels, classes, batch, images = MODELS[name]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -146,9 +147,10 @@ def bench(name: str, rounds: int) -> None:
         torch.randint(classes, (images,)),
         torch.randn(batch, 3, pixels, pixels, device=device),
     )
-    networks = {kind: Network.prepare(model, subject.inputs[:2], dtype=kind) for kind in ("float32", "bfloat16")}
+    networks = {kind: Network.prepare(model, subject.inputs[:2], dtype=kind) for kind in dtypes}
     engines = {f"exact {kind}": Engine(network, subject) for kind, network in networks.items()}
-    layers = networks["float32"].layers
+    first = next(iter(networks.values()))
+    layers = first.layers
     neurons = sum(layer.units for layer in layers)
     print(f"\n{name} at {pixels} px, {neurons:,} neurons in {len(layers)} layers; n = {rounds} rounds of all layers")
     times: dict[str, np.ndarray] = {kind: np.zeros((rounds, len(layers))) for kind in [*engines, "hook loop", "captum"]}
@@ -259,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtypes", nargs="*", default=("float32", "bfloat16"))
     parser.add_argument("--weights", type=Path, help="of a trained ResNet-18: screening and controlled alone are timed")
     parser.add_argument("--data", help="images in the classes it was trained for, parquet:FILE")
     parser.add_argument("--images", type=int, default=2000)
@@ -269,7 +272,7 @@ def main() -> None:
         trained(options.weights, options.data, options.images, options.precisions)
         return
     for name in [options.only] if options.only else MODELS:
-        bench(name, options.rounds)
+        bench(name, options.rounds, options.dtypes)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from vestige.models.replaying import Replayer
 
 # P follows from these and the shapes alone, never from the memory there is: the last bits of numbers depend
 # on it. On a CPU the largest activation of P replays should stay in the cache.
-FORWARD_BYTES = {"cpu": 32 << 20}
+FORWARD_BYTES = {"cpu": 8 << 20}
 FORWARD_BYTES_ELSEWHERE = 1 << 30
 FEWEST, MOST = 16, 4096
 # Of the logits' scale: far above rounding, far below a wrong replay.
