@@ -161,6 +161,21 @@ def test_groups_are_ablated_together(model, images):
         assert row["loss_delta"] == pytest.approx(singles["layer1.0", 2, row["value"]], abs=3e-6)
 
 
+def test_without_the_last_layer_only_the_bias_of_the_head_is_left(model, images):
+    inputs, labels = images
+    groups = {"layer": ["layer3.0"] * 32, "neuron": list(range(32)), "group": ["all"] * 32}
+    found = vestige.ablate(model, images, groups=groups, neurons={}, value="zero", batch_norm="stored").groups
+    with torch.no_grad():
+        logits = model(inputs).double()
+        (head,) = (module for module in model.modules() if isinstance(module, nn.Linear))
+        bias = head.bias.double().expand(N, -1)
+        losses = [nn.functional.cross_entropy(rows, labels) for rows in (bias, logits)]
+        right = [(rows.argmax(1) == labels).double().mean() for rows in (bias, logits)]
+    row = found.row(0, named=True)
+    assert row["loss_delta"] == pytest.approx(float(losses[0] - losses[1]), abs=1e-6)
+    assert row["top1_delta"] == pytest.approx(float(right[0] - right[1]), abs=1e-6)
+
+
 def test_each_image_s_change_is_written(model, images, result, tmp_path):
     vestige.ablate(model, images, batch_norm="stored", batch_size=8, per_input=True, folder=tmp_path)
     changes = np.load(tmp_path / "per_input/zero/layer2.0.npy")

@@ -107,7 +107,7 @@ def ablate(
         negative.
       mode: "exact": every neuron on every image. "controlled": every neuron on some images, corrected by an estimate on
         all of them. "screen": the estimate alone.
-      precision: of "controlled": `loss_delta_se` is at most so many times what "exact" would have.
+      precision: of "controlled": how many times what "exact" would have `loss_delta_se` is aimed at, at most.
       groups: a table with the columns layer, neuron and group: the neurons of each group are replaced together too.
       ranking_data: images from which the means and preferred classes are; None: `data`.
       held_out: take them from one half of `data`, alternate images of each class, and ablate on the other.
