@@ -3,10 +3,9 @@
 Shapes: T images that were held, P replays (each of one of them, with one neuron replaced), U neurons of a layer.
 """
 
-import copy
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import fuse_conv_bn_weights
 
+from vestige.models.folding import converted, folded, laid_out, layout_of, scale_and_shift
 from vestige.models.graph import Graph
 from vestige.models.operations import Operation
 from vestige.models.pairs import (
@@ -33,8 +32,6 @@ from vestige.models.pairs import (
 )
 from vestige.models.spreading import spread
 
-SMALL_MAP = 32
-"""Positions below which convolutions are laid out channels-first."""
 _ADDS = (operator.add, torch.add, "add")
 _RELUS = (functional.relu, torch.relu, "relu")
 
@@ -88,7 +85,7 @@ class Replayer:
 
     def laid_out(self, captured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Intact values as replays want them: in the dtype, maps channels-last."""
-        return {name: _laid_out(captured[name], self._dtype) for name in self.captured}
+        return {name: laid_out(captured[name], self._dtype) for name in self.captured}
 
     def logits(self, intact: Mapping[str, Tensor], pairs: Pairs, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits of some replays.
@@ -146,7 +143,7 @@ class Replayer:
         source, channel = _first_tensor(node, self._spread.channels), self._spread.channels[node]
         module = self._graph.submodule(node) if node.op == "call_module" else None
         if isinstance(module, _BatchNorm):
-            scale_U, shift_U = _affine(module, self._dtype)
+            scale_U, shift_U = scale_and_shift(module, self._dtype)
             operate = lambda written, pairs: scaled(written, scale_U, shift_U, pairs)  # noqa: E731
         elif isinstance(module, nn.Conv2d):
             weight, bias = self._weights(node)
@@ -178,7 +175,7 @@ class Replayer:
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
             weight, bias = self._weights(node)
             settings = (module.stride, module.padding, module.dilation, module.groups)
-            layout = _layout(self._operations[node.name].shape)
+            layout = layout_of(self._operations[node.name].shape)
             weight = weight.contiguous(memory_format=layout)
 
             def convolve(env: _Env, pairs: Pairs) -> Tensor:
@@ -191,7 +188,7 @@ class Replayer:
             return lambda env, pairs: _add_(env[mine], env[other], pairs)
         if (node.target in _RELUS or type(module) is nn.ReLU) and self._private(sources[0], node):
             return lambda env, _: env[sources[0]].relu_()
-        own_module = None if module is None else _converted(module, self._dtype)
+        own_module = None if module is None else converted(module, self._dtype)
 
         def step(env: _Env, pairs: Pairs) -> Any:
             def of(source: fx.Node) -> Any:
@@ -219,18 +216,8 @@ class Replayer:
 
     def _weights(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a convolution or linear layer, the batch norm behind it folded in."""
-        module = self._graph.submodule(node)
-        assert isinstance(module, nn.Conv2d | nn.Linear)
-        weight, bias = module.weight, module.bias
-        if norm_node := self._spread.folded.get(node):
-            norm = self._graph.submodule(norm_node)
-            assert isinstance(norm, nn.BatchNorm2d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            weight, bias = fuse_conv_bn_weights(
-                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-        return weight.detach().to(self._dtype), None if bias is None else bias.detach().to(self._dtype)  # type: ignore
+        norm = self._spread.folded.get(node)
+        return folded(self._graph.submodule(node), None if norm is None else self._graph.submodule(norm), self._dtype)
 
     def _with_first(self, node: fx.Node, source: fx.Node, value: Tensor) -> Tensor:
         def of(taken: fx.Node) -> Any:
@@ -281,32 +268,3 @@ def _add_(mine: Tensor, other: Any, pairs: Pairs) -> Tensor:
     if isinstance(other, Slice):
         return add_slice_(mine, other, pairs)
     return add_intact_(mine, other.intact, pairs) if isinstance(other, _Given) else mine.add_(other)
-
-
-def _laid_out(value: Tensor, dtype: torch.dtype) -> Tensor:
-    value = value.to(dtype) if value.is_floating_point() else value
-    return value.contiguous(memory_format=_layout(value.shape))
-
-
-def _layout(shape: Sequence[int]) -> torch.memory_format:
-    """Convolutions are faster channels-last, but for those that give very small maps (bench/layouts.py)."""
-    small = len(shape) != 4 or shape[2] * shape[3] < SMALL_MAP
-    return torch.contiguous_format if small else torch.channels_last
-
-
-def _affine(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """y = scale * x + shift of a batch norm in eval mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale_U = (norm.running_var.double() + norm.eps).rsqrt()
-    scale_U = scale_U if norm.weight is None else scale_U * norm.weight.double()
-    shift_U = -norm.running_mean.double() * scale_U
-    shift_U = shift_U if norm.bias is None else shift_U + norm.bias.double()
-    return scale_U.detach().to(dtype), shift_U.detach().to(dtype)
-
-
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with floating-point weights in a dtype; itself where they are."""
-    if all(t.dtype == dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()):
-        return module
-    return copy.deepcopy(module).to(dtype)
