@@ -2,15 +2,17 @@
 
     python bench/convolutions.py
 
-Gflop/s, median of 7; the environment of bench/ablation.py. `FORWARD_BYTES` of the replays and `SMALL_MAP` follow from it.
+Gflop/s, median of 7; the environment of bench/ablation.py. What `FORWARD_BYTES` and `SMALL_MAP` of the replays are
+follows from it.
 """
 
 import time
 from collections.abc import Callable
 
 import torch
-from pairing import setting
 from torch.nn.functional import conv2d
+
+from pairing import setting
 
 SHAPES = (
     (64, 64, 32, 3, 1),
