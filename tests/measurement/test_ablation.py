@@ -251,3 +251,22 @@ def test_a_network_that_mixes_images_is_refused():
     network = Network.prepare(MixesImages(), inputs)
     with pytest.raises(ModelError, match=r"does not give.*treats each input of a batch alone"):
         ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)
+
+
+class Masked(nn.Module):
+    """One class is ruled out by a large negative logit, which is no scale to measure the others by."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        logits = self.model(inputs)
+        return logits + torch.tensor([0.0] * (logits.shape[1] - 1) + [-1e9])
+
+
+def test_a_masked_class_hides_no_network_that_mixes_images():
+    inputs, labels = torch.rand(6, 3, 2, 2), torch.arange(6) % 2
+    network = Network.prepare(Masked(MixesImages()), inputs)
+    with pytest.raises(ModelError, match="treats each input of a batch alone"):
+        ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from vestige.errors import DataError
 from vestige.formulas.control import controlled_effects
 from vestige.formulas.effects import Totals, neuron_effects
-from vestige.measurement import controlled as module
+from vestige.measurement.ablation import controlled as module
 from vestige.measurement.ablation import sampling
 from vestige.measurement.ablation.blocks import Blocks, blocks
 from vestige.measurement.ablation.controlled import Exact, controlled, screened

@@ -85,7 +85,61 @@ def sequential(*layers):
     return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), *layers)
 
 
+class Sized(nn.Module):
+    """Pools whose arguments come from sizes; two outputs of which one is called logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, C)
+
+    def forward(self, x):
+        x = functional.avg_pool2d(torch.relu(self.stem(x)), 2)
+        x = functional.adaptive_avg_pool2d(x, (x.shape[2] // 2, x.shape[3] // 2))
+        x = functional.avg_pool2d(x, x.size()[3]).view(x.size(0), -1)
+        return {"features": x, "logits": self.head(x)}
+
+
+class Indexed(nn.Module):
+    """A pool that gives indices too, and gives them back."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool, self.back = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.MaxPool2d(2, return_indices=True),
+            nn.MaxUnpool2d(2),
+        )
+        self.head = nn.Linear(6, C)
+
+    def forward(self, x):
+        x, places = self.pool(torch.relu(self.stem(x)))
+        return self.head(self.back(x, places).mean((2, 3)))
+
+
+class Gain(nn.Module):
+    """An activation function of one's own, with a weight a channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.rand(6, 1, 1))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+class Swish(Gain):
+    pass
+
+
 NETWORKS = {
+    "sized": Sized,
+    "indexed": Indexed,
+    "own activation": lambda: sequential(
+        nn.AvgPool2d(2), Swish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, C)
+    ),
+    "reflected": lambda: sequential(
+        nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), norm(5), nn.ReLU(), nn.Flatten(), nn.Linear(320, C)
+    ),
     "residual": Residual,
     "shapes": Shapes,
     "concatenating": Concatenating,

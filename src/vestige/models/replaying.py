@@ -151,10 +151,11 @@ class Replayer:
         elif self._operations[node.name].kind == "reshape":
             operate = lambda written, _: written.flatten(1)  # noqa: E731
         else:
-            operate = lambda written, _: self._with_first(node, source, written)  # noqa: E731
+            operate = None
 
         def step(env: _Env, pairs: Pairs) -> Slice:
-            written = operate(env[source].written, pairs)
+            written = env[source].written
+            written = self._with_first(node, source, env) if operate is None else operate(written, pairs)
             return Slice(written, own(env[node].intact, channel, pairs), env[node].intact, channel)
 
         return step
@@ -219,9 +220,9 @@ class Replayer:
         norm = self._spread.folded.get(node)
         return folded(self._graph.submodule(node), None if norm is None else self._graph.submodule(norm), self._dtype)
 
-    def _with_first(self, node: fx.Node, source: fx.Node, value: Tensor) -> Tensor:
+    def _with_first(self, node: fx.Node, source: fx.Node, env: _Env) -> Tensor:
         def of(taken: fx.Node) -> Any:
-            return value if taken is source else None
+            return env[source].written.contiguous() if taken is source else env[taken]
 
         return self._call(node, map_arg(node.args, of), map_arg(node.kwargs, of))
 

@@ -35,7 +35,6 @@ _CHANNEL_POOL_FUNCTIONS = (
     functional.avg_pool2d,
     functional.adaptive_avg_pool2d,
 )
-_PER_CHANNEL_ACTIVATIONS = ("PReLU", "RReLU")
 
 
 class Channel(NamedTuple):
@@ -85,7 +84,7 @@ def spread(
     folded = {
         node: norm
         for node in graph.module.graph.nodes
-        if node in needed and (norm := _norm_behind(graph, node)) is not None
+        if node in needed and node is not source and (norm := _norm_behind(graph, node)) is not None
     }
     kinds: dict[fx.Node, Kind] = {}
     channels: dict[fx.Node, Channel] = {source: Channel(axis)}
@@ -145,12 +144,14 @@ def _moved(
         return None
     maps = channel == Channel(1) and len(before) == 4
     if operation.kind in ("activation", "sigmoid", "identity"):
-        return channel if operation.label not in _PER_CHANNEL_ACTIVATIONS else None
+        return channel if _is_elementwise(node, module) else None
     if module is None:
         if node.target in _CHANNEL_POOL_FUNCTIONS and maps:
             return channel
         if function_name(node.target) == "mean":
             return _averaged(operation, channel, len(before))
+    elif getattr(module, "return_indices", False):
+        return None
     elif (channel == Channel(1) and _keeps_statistics(module)) or (
         maps and (type(module) in _CHANNEL_POOLS or _is_depthwise(module))
     ):
@@ -159,6 +160,13 @@ def _moved(
         block = math.prod(before[2:])
         return Channel(1, block) if operation.shape[1] == before[1] * block else None
     return None
+
+
+def _is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an activation function treats all channels alike: torch's own, without weights."""
+    if module is None:
+        return len([s for s in node.all_input_nodes if not is_shape(s)]) == 1
+    return type(module).__module__.startswith("torch.nn") and next(module.parameters(), None) is None
 
 
 def _averaged(operation: Operation, channel: Channel, ndim: int) -> Channel | None:
@@ -185,7 +193,10 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 def _norm_behind(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The batch norm that is the only one to take a convolution's output, and that can be folded into it."""
-    if node.op != "call_module" or type(graph.submodule(node)) is not nn.Conv2d or len(node.users) != 1:
+    if node.op != "call_module" or len(node.users) != 1:
+        return None
+    conv = graph.submodule(node)
+    if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
         return None
     (user,) = node.users
     if user.op != "call_module" or type(norm := graph.submodule(user)) is not nn.BatchNorm2d:
@@ -230,5 +241,9 @@ def _is_no_activation(node: fx.Node, operations: Mapping[str, Operation]) -> boo
 
 
 def _output(graph: Graph) -> fx.Node:
+    """The node of the logits, as `logits_of` chooses among several outputs."""
     (end,) = (node for node in graph.module.graph.nodes if node.op == "output")
-    return end.args[0] if isinstance(end.args[0], fx.Node) else end.all_input_nodes[0]  # pyright: ignore
+    returned = end.args[0]
+    if isinstance(returned, Mapping):
+        returned = returned.get("logits", returned.get("out", returned))
+    return returned if isinstance(returned, fx.Node) else end.all_input_nodes[0]

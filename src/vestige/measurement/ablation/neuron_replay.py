@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 from torch.utils._pytree import tree_map
 
 from vestige.data.loader import Tile
@@ -31,6 +32,7 @@ FEWEST, MOST = 16, 4096
 # Of the logits' scale: far above rounding, far below a wrong replay.
 DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.1, "float64": 1e-9}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+LEAST_LOG = 30.0  # probabilities below exp(-30) are taken as that
 _CHECKED = 4  # images
 _DOING = "ablating single neurons"
 
@@ -127,9 +129,13 @@ class NeuronReplay:
         if self._replayer is None:
             inputs = tree_map(lambda value: value[:_CHECKED], self.network.on_device(inputs))
             for shortcuts in (True, False):
-                self._replayer = self._made(inputs, shortcuts)
-                if self._replays_are_forwards(inputs):
-                    return self._replayer
+                try:
+                    self._replayer = self._made(inputs, shortcuts)
+                    if self._replays_are_forwards(inputs):
+                        return self._replayer
+                except (RuntimeError, TypeError, AttributeError, KeyError, IndexError):
+                    if not shortcuts:  # else an operation that a shortcut does not know: without them it is slower
+                        raise
             self._replayer = None
             raise _refusal(self.layer, "a replayed neuron does not give what a full forward with it replaced does")
         return self._replayer
@@ -178,8 +184,10 @@ class NeuronReplay:
         return True
 
     def _agree(self, replayed: Tensor, whole: Tensor) -> bool:
-        atol = DISAGREEMENT[self.network.dtype] * float(whole.abs().max())
-        return torch.allclose(replayed.to(whole.dtype), whole, rtol=0, atol=atol, equal_nan=True)
+        """Compare what the loss sees: a class masked by a logit of -1e9 would hide any difference of the others."""
+        found, expected = (log_softmax(logits.double(), 1).clamp(min=-LEAST_LOG) for logits in (replayed, whole))
+        atol = DISAGREEMENT[self.network.dtype] * float(expected.abs().max()) if len(expected) else 0.0
+        return torch.allclose(found, expected, rtol=0, atol=atol, equal_nan=True)
 
 
 def hold_all(replays: Sequence[NeuronReplay], tile: Tile) -> list[Held]:
