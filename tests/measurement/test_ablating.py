@@ -1,5 +1,7 @@
 """`vestige.ablate` on small networks, against full forwards with hooks."""
 
+from dataclasses import replace
+
 import hooked
 import numpy as np
 import polars as pl
@@ -398,6 +400,147 @@ def test_a_folder_of_another_model_is_refused(model, images, tmp_path):
     assert str(caught.value).endswith("Give another folder, or delete this one.")
 
 
+class Scaled(nn.Module):
+    """A network whose weights do not say all that it does."""
+
+    def __init__(self, model: nn.Module, buffer: float = 1.0, constant: float = 1.0):
+        super().__init__()
+        self.model, self.constant = model, constant
+        self.register_buffer("scale", torch.tensor(buffer), persistent=False)
+
+    def forward(self, x):
+        return self.model(x * self.constant) * self.scale
+
+
+@pytest.mark.parametrize(("change", "said"), [({"buffer": 2.0}, "buffers is"), ({"constant": 2.0}, "intact is")])
+def test_a_folder_of_another_forward_is_refused(model, images, tmp_path, change, said):
+    options = {"neurons": {"model.layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
+    for _ in range(2):
+        vestige.ablate(Scaled(model), images, **options)
+    with pytest.raises(StoreError, match=said):
+        vestige.ablate(Scaled(model, **change), images, **options)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "batches", "dataset", "ranking_data"])
+def test_a_folder_of_other_images_is_refused(model, images, tmp_path, kind):
+    changed = images[0].clone()
+    changed[-1] += 1
+
+    def ablate(inputs):
+        pairs = list(zip(inputs, images[1].tolist(), strict=True))
+        data = {
+            "tensors": (inputs, images[1]),
+            "batches": [(inputs[:30], images[1][:30]), (inputs[30:], images[1][30:])],
+            "dataset": Listed(pairs),
+            "ranking_data": images,
+        }[kind]
+        other = (inputs, images[1]) if kind == "ranking_data" else None
+        options = {"neurons": {"layer1.0": [0]}, "batch_norm": "stored", "batch_size": 8, "folder": tmp_path}
+        return vestige.ablate(model, data, ranking_data=other, **options)
+
+    for _ in range(2):
+        ablate(images[0])
+    with pytest.raises(StoreError, match=r"data\.inputs is"):
+        ablate(changed)
+
+
+class Listed(torch.utils.data.Dataset):
+    """A map-style dataset."""
+
+    def __init__(self, pairs: list):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index: int):
+        return self.pairs[index]
+
+
+def test_layers_of_one_name_have_pieces_of_their_own(model, images, tmp_path):
+    """A layer that is read elsewhere under the name that another had."""
+    first, second = (
+        vestige.ablate(model, images, layers=[name], neurons={name: [0]}, batch_norm="stored")
+        for name in ("layer1.0", "layer3.0")
+    )
+    renamed = replace(second.layers[0], name="layer1.0")
+    for layers, expected in ((first.layers, first), ([renamed], second)):
+        options = {"layers": layers, "neurons": {"layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
+        found = vestige.ablate(model, images, **options)
+        assert found.table["loss_delta"].to_list() == expected.table["loss_delta"].to_list()
+
+
 def test_data_that_can_be_read_once_are_refused(model, images):
     with pytest.raises(DataError, match="can be read only once"):
         vestige.ablate(model, iter([images]))
+
+
+@pytest.mark.parametrize("mode", ["screen", "controlled"])
+@pytest.mark.parametrize("value", ["zero", "mean", "resample"])
+def test_infinite_gradients_leave_no_hole_in_the_table(mode, value, images):
+    class Rooted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.second = nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Linear(6, 10)
+
+        def forward(self, x):
+            return self.second(torch.sqrt(self.relu(self.first(x))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    found = vestige.ablate(Rooted().eval(), images, mode=mode, value=value, batch_norm="stored").table
+    for column in ("loss_delta", "top1_delta", "preferred_delta"):
+        assert found[column].is_finite().all()
+
+
+ROWS = {"layer": ["layer1.0"] * 3, "neuron": [0, 1, 2]}
+NO_GROUPS = {
+    "nan": ({**ROWS, "group": ["a", float("nan"), "a"]}, "a group is named nan. Name every group by text or a number."),
+    "none": ({**ROWS, "group": ["a", None, "a"]}, "a group is named None. Name every group by text or a number."),
+    "list": ({**ROWS, "group": [[1], [1], [2]]}, "a group is named [1], a list. Name every group by text or a number."),
+    "alike": (
+        {**ROWS, "group": ["1", 1, 1]},
+        "2 groups are named 1, as text and otherwise. Give each a name of its own, of one type.",
+    ),
+    "unequal": (
+        {**ROWS, "group": ["a", "b"]},
+        "the columns layer, neuron and group have 3, 3 and 2 rows. Give columns of equal length.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_GROUPS)
+@pytest.mark.parametrize("layers", [None, ["layer1.0"]])
+def test_groups_that_cannot_be_read_are_said_before_any_work(name, layers, model):
+    groups, message = NO_GROUPS[name]
+    with pytest.raises(ConfigError) as caught:  # the images would be refused when they are read
+        vestige.ablate(model, None, layers, groups=groups)
+    assert str(caught.value) == f"reading the groups of neurons: {message}"
+
+
+def test_neurons_in_columns_of_unequal_length_are_said_before_any_work(model):
+    with pytest.raises(ConfigError) as caught:
+        vestige.ablate(model, None, neurons={"layer": ["layer1.0"], "neuron": [0, 1]})
+    assert str(caught.value) == (
+        "choosing neurons to ablate: the columns layer and neuron have 1 and 2 rows. Give columns of equal length."
+    )
+
+
+def test_groups_are_named_as_text(model, images):
+    found = vestige.ablate(model, images, groups={**ROWS, "group": ["a", 1, 1]}, batch_norm="stored", batch_size=8)
+    assert found.groups is not None
+    assert found.groups.select("group", "neurons").rows() == [("a", 1), ("1", 2)]
+
+
+def test_a_value_that_is_given_twice_is_ablated_once(model, images):
+    options = {"neurons": {"layer1.0": [0, 1]}, "batch_norm": "stored", "batch_size": 8}
+    twice = vestige.ablate(model, images, value=["zero", "zero"], groups={**ROWS, "group": ["a"] * 3}, **options)
+    assert twice.groups is not None
+    assert twice.table.height == 2
+    assert twice.groups.height == 1
+    assert_frame_equal(twice.table, vestige.ablate(model, images, value="zero", **options).table)
+
+
+def test_one_neuron_is_too_few_to_check_screening(model, images):
+    found = vestige.ablate(model, images, neurons={"layer1.0": [0]}, value="zero", mode="screen", batch_norm="stored")
+    assert found.settings["screening_spearman"] is None
+    assert any("too few neurons" in note for note in found.notes)

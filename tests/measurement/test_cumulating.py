@@ -1,5 +1,7 @@
 """`vestige.ablate_cumulatively` on a small network."""
 
+from dataclasses import replace
+
 import hooked
 import numpy as np
 import polars as pl
@@ -122,6 +124,16 @@ def test_the_faithful_protocol():
     assert drawn.filter(fraction=0.0)["top1"].to_list() == [1.0, 1.0]
     first_draw, second_draw = (drawn.filter(draw=draw)["loss"].to_list() for draw in (0, 1))
     assert first_draw[1:] != second_draw[1:]
+
+
+def test_faithful_pieces_are_those_of_their_layers(tmp_path):
+    model, images = right_about(hooked.resnet8(width=32))
+    second, third = vestige.layers(model, images[0][:2])[1:]
+    options = {"protocol": "faithful", "draws": 1, "batch_size": 16}
+    for some in ([second], [second, replace(third, stage="layer2")]):
+        expected = vestige.ablate_cumulatively(model, images, some, **options)
+        found = vestige.ablate_cumulatively(model, images, some, folder=tmp_path, **options)
+        assert_frame_equal(found.table, expected.table, check_exact=True)
 
 
 BAD = {

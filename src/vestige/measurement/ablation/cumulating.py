@@ -18,7 +18,7 @@ from vestige.measurement.ablation.ablating import check_options
 from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.ablation.cumulative import DOING, Curves, all_curves, points_of
 from vestige.measurement.ablation.faithful_cumulative import FaithfulCurves, faithful_areas
-from vestige.measurement.ablation.material import Material, added, block_name, digest, make_ready
+from vestige.measurement.ablation.material import Material, added, block_name, digest, make_ready, places
 from vestige.measurement.ablation.pieces import Piece
 from vestige.measurement.ablation.telling import Progress, Telling
 from vestige.measurement.network import Dtype
@@ -208,11 +208,14 @@ def _corrected(
 
 def _faithful(material: Material, draws: int, telling: Telling) -> pl.DataFrame:
     network, ranking = material.network, material.ranking("faithful")
+    of_scope = {
+        scope: tuple(layer for layer in network.layers if layer.stage == scope) for scope in stages(network.layers)
+    }
     curves = {
-        f"cumulative-faithful/{scope}-{draws}": FaithfulCurves(
-            network, scope, tuple(layer for layer in network.layers if layer.stage == scope), ranking, draws
+        f"cumulative-faithful/{scope}-{draws}-{digest(places(layers))}": FaithfulCurves(
+            network, scope, layers, ranking, draws
         )
-        for scope in stages(network.layers)
+        for scope, layers in of_scope.items()
     }
     found = _summed(material, curves, [len(c.sizes) * (1 + draws) for c in curves.values()], telling)
     return pl.concat([curve.table(found[name]) for name, curve in curves.items()])
@@ -239,7 +242,8 @@ def _summed(
 
 
 def _where(curve: Curves) -> str:
-    return digest([layer.name for layer in curve.sets.layers])
+    sets = curve.sets
+    return digest([places(sets.layers), [sets.values[layer.name] for layer in sets.layers]])
 
 
 def _areas(table: pl.DataFrame, classes: int) -> pl.DataFrame:

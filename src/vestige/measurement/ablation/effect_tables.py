@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vestige.formulas.effects import Totals, class_effects, neuron_effects
-from vestige.measurement.ablation.material import digest
+from vestige.measurement.ablation.material import digest, places
 from vestige.measurement.ranking import Ranking
 from vestige.models.layers import Layer
 from vestige.runs.tables import IDENTITY, SCHEMAS
@@ -41,7 +41,7 @@ class Task:
     def prefix(self) -> str:
         """Of the names of its pieces."""
         some = "" if self.units is None else f"/some-{digest(self.units.tolist())}"
-        return f"exact/{self.value}/{self.layer.name}{some}"
+        return f"exact/{self.value}/{self.layer.name}-{digest(places([self.layer]))}{some}"
 
     def frames(
         self, sums: Totals, ranking: Ranking, mode: str, variance_U: Tensor | None = None

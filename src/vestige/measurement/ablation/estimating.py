@@ -54,7 +54,8 @@ class Job:
     @property
     def key(self) -> list[Any]:
         """What it is, ready for JSON."""
-        return [self.value, self.layer.name, self.layer.node, None if self.units is None else self.units.tolist()]
+        layer, units = self.layer, None if self.units is None else self.units.tolist()
+        return [self.value, layer.name, layer.node, layer.axis, layer.units, units]
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import TensorDataset
 
 from vestige.config import Protocol
+from vestige.data.imageset import ImageSet
+from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError
 from vestige.formulas.effects import outcomes
 from vestige.measurement.ablation.blocks import BLOCK_IMAGES, Block, Blocks, blocks
 from vestige.measurement.ablation.full_forwards import NOTE
 from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces, Piece, Pieces
-from vestige.measurement.inputs import batches
+from vestige.measurement.inputs import batches, is_pair
 from vestige.measurement.network import Dtype, Network, check_finite, check_labels
 from vestige.measurement.preparing import Prepared, prepare, versions
 from vestige.measurement.ranking import Ranking, rank, split_halves
@@ -75,7 +78,7 @@ class Material:
             columns = {"csi": found.csi, "mean": found.mean, "preferred": found.preferred}
             return {f"{column}/{name}": of[name] for column, of in columns.items() for name in names}
 
-        (piece,) = self.pieces.all([f"ranking/{protocol}-{digest(names)}"], make)
+        (piece,) = self.pieces.all([f"ranking/{protocol}-{digest(places(self.network.layers))}"], make)
         return Ranking(
             *({name: piece[f"{column}/{name}"] for name in names} for column in ("csi", "mean", "preferred"))
         )
@@ -124,6 +127,11 @@ def added(pieces: Iterable[Piece]) -> Piece:
 def digest(value: Any) -> str:
     """A few characters that stand for a value."""
     return value_hash(value)[:12]
+
+
+def places(layers: Iterable[Layer]) -> list[list[Any]]:
+    """What settles the numbers of layers, which may share a name and lie elsewhere; ready for JSON."""
+    return [[layer.name, layer.node, layer.axis, layer.units] for layer in layers]
 
 
 def make_ready(
@@ -181,7 +189,7 @@ def make_ready(
         to_rank = blocks(feed, places=known[ranking_half], **options)
         to_ablate = blocks(feed, places=known[ablation_half], **options)
         ranked = "the other half of the images"
-    settings = _settings(model, ready, to_ablate, to_rank, ranked, tile, dtype)
+    settings = _settings(model, ready, to_ablate, to_rank, ranked, tile, dtype, data, ranking_data)
     pieces = MemoryPieces() if folder is None else FolderPieces(Path(folder) / "pieces", settings)
     notes = [*feed.notes, *ready.notes, *([] if ready.network.graph.traced else [NOTE])]
     return Material(ready.network, to_ablate, to_rank, ranked, pieces, tuple(notes), settings, lambda: feed.skipped)
@@ -201,7 +209,15 @@ def _first(inputs: Any) -> Any:
 
 
 def _settings(
-    model: nn.Module, ready: Prepared, to_ablate: Blocks, to_rank: Blocks, ranked: Ranked, tile: int, dtype: Dtype
+    model: nn.Module,
+    ready: Prepared,
+    to_ablate: Blocks,
+    to_rank: Blocks,
+    ranked: Ranked,
+    tile: int,
+    dtype: Dtype,
+    data: Any,
+    ranking_data: Any,
 ) -> dict[str, Any]:
     """Everything that can change a piece."""
     network = ready.network
@@ -210,9 +226,13 @@ def _settings(
         "model": type(model).__name__,
         "weights": weights_hash(model.state_dict()),
         "weights_and_statistics": weights_hash(network.graph.module.state_dict()),
-        "data": _identity(to_ablate),
+        "buffers": weights_hash(dict(model.named_buffers())),  # state_dict has no non-persistent ones
+        "intact": _intact(network, to_ablate),
+        "data": _identity(data, to_ablate),
         "ranked_on": ranked,
-        "ranking_data": _identity(to_rank) if ranked == "ranking_data" else None,
+        "ranking_data": (
+            None if to_rank is to_ablate else _identity(data if ranking_data is None else ranking_data, to_rank)
+        ),
         "class_map": None if ready.class_table is None else ready.class_table.tolist(),
         "dtype": dtype,
         "device": network.device.type,
@@ -223,18 +243,44 @@ def _settings(
     }
 
 
-def _identity(of: Blocks) -> dict[str, Any]:
-    """What tells some images from others without reading them all: their labels, and the first tile."""
-    hashed = hashlib.sha256()
-    for tile in _few(of):
-        for leaf in tree_leaves(tile.inputs):
-            hashed.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if leaf.ndim else b"")
-        hashed.update(tile.labels.cpu().numpy().tobytes())
-    known = of.feed.labels
-    labels = None if known is None else hashlib.sha256(known.tobytes()).hexdigest()[:16]
-    return {"name": of.feed.name, "images": of.images, "first": hashed.hexdigest()[:16], "labels": labels}
+def _identity(data: Any, of: Blocks) -> dict[str, Any]:
+    """What tells some images from others: all that are in memory or must be read in order, else a spread sample."""
+    hashes: dict[int, Any] = {}
+    labels = hashlib.sha256()
+    for tile in _read(data, of):
+        tensors = [leaf for leaf in tree_leaves(tile.inputs) if isinstance(leaf, Tensor)]
+        for number, rows in enumerate(leaf[: tile.valid] for leaf in tensors if leaf.ndim):
+            if number not in hashes:  # once: how batches are cut changes nothing
+                hashes[number] = hashlib.sha256(f"{rows.dtype} {tuple(rows.shape[1:])}".encode())
+            hashes[number].update(_bytes(rows))
+        labels.update(_bytes(tile.labels[: tile.valid]))
+    if of.feed.labels is not None:
+        labels.update(of.feed.labels.tobytes())
+    inputs = value_hash([hashed.hexdigest() for hashed in hashes.values()])[:16]
+    return {"name": of.feed.name, "images": of.images, "inputs": inputs, "labels": labels.hexdigest()[:16]}
 
 
-def _few(of: Blocks) -> Iterator[Any]:
+def _read(data: Any, of: Blocks) -> Iterator[Tile]:
+    """The images that stand for all of them."""
+    held = data[0] if isinstance(data, tuple) and data else data
+    in_memory = (
+        not held.streamed if isinstance(held, ImageSet) else isinstance(data, TensorDataset) or is_pair(data, True)
+    )
+    if in_memory or not of.feed.jumps:
+        yield from of.feed
+        return
+    tiles = len(of.parts)
+    for number in sorted({0, tiles // 2, tiles - 1} & set(range(tiles))):
+        yield from of.read(range(number, number + 1))
+
+
+def _intact(network: Network, of: Blocks) -> str | None:
+    """What the network makes of the first tile: tells of its code, which weights do not."""
     tile = next(of.tiles(), None)
-    return iter(() if tile is None else (tile,))
+    if tile is None:
+        return None
+    return hashlib.sha256(_bytes(network.captured(tile.inputs, [])[0][: tile.valid].float())).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
