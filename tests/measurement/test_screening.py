@@ -175,3 +175,51 @@ def test_a_network_that_has_diverged_is_refused(images):
     screen = Screen(Network.prepare(model, images[0][:2]))
     with pytest.raises(ModelError, match="its output gives values that are not finite"):
         screen.run(hooked.tiles(*images, TILE)[0])
+
+
+class Rooted(nn.Module):
+    """A square root of activations that are 0 in places: the gradient there is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.second = nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        return self.second(torch.sqrt(self.relu(self.first(x))).mean((2, 3)))
+
+
+@pytest.fixture(name="rooted")
+def _rooted():
+    torch.manual_seed(0)
+    return Rooted().eval()
+
+
+def test_infinite_gradients_do_nothing_where_nothing_changes(rooted, images):
+    """Set to zero, what is 0 stays it; elsewhere the estimate is the slow first-order one."""
+    network, tile = Network.prepare(rooted, images[0][:2]), hooked.tiles(*images, 32)[0]
+    screen = Screen(network, opponents=ALL)
+    run, layer = screen.run(tile), network.layers[0]
+    maps_TU = run.maps[layer.name]
+    assert (maps_TU == 0).any()
+    (found,) = screen.estimates(run, [(layer, replacement("zero", maps_TU))])
+    # The root's gradient times the change is -sqrt(a) / 2.
+    pooled_TU = maps_TU.sqrt().mean((2, 3))
+    with torch.no_grad():
+        for unit in range(layer.units):
+            half = pooled_TU.clone()
+            half[:, unit] /= 2
+            before, after = (cross_entropy(rooted.second(x), images[1], reduction="none") for x in (pooled_TU, half))
+            torch.testing.assert_close(found.loss[:, unit], after - before, rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_estimated_is_drawn_as_often_as_anything(rooted, images):
+    network, tile = Network.prepare(rooted, images[0][:2]), hooked.tiles(*images, 32)[0]
+    screen = Screen(network)
+    run, layer = screen.run(tile), network.layers[0]
+    (found,) = screen.estimates(run, [(layer, Constant(torch.full((layer.units,), 0.1), 2))])
+    unknown_TU = (run.maps[layer.name] == 0).flatten(2).any(2)
+    assert unknown_TU.any()
+    for estimate in found:
+        assert estimate.isfinite().all()
+    assert (found.loss[unknown_TU] == 0).all()
+    assert (found.size[unknown_TU] == found.size.max()).all()

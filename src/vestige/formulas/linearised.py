@@ -55,6 +55,8 @@ def log_odds(logits_TC: Tensor, labels_T: Tensor, rivals_TK: Tensor) -> Tensor:
 def predicted(odds_TQ: Tensor, change_TUQ: Tensor, absolute_TUQ: Tensor, changed_TU: Tensor, single: int) -> Estimates:
     """What linearised changes of the log-odds do.
 
+    Where they are not finite, as at an infinite gradient, nothing is predicted, and the size is the largest known.
+
     Args:
       odds_TQ: of the intact network.
       change_TUQ: of each, sums over positions.
@@ -70,9 +72,15 @@ def predicted(odds_TQ: Tensor, change_TUQ: Tensor, absolute_TUQ: Tensor, changed
     loss_T1, loss_TU = (softplus(odds.logsumexp(-1)) for odds in (odds_T1Q, after_TUQ))
     # An opponent's probability; the mean of before and after.
     weight_TUQ = ((odds_T1Q - loss_T1[..., None]).exp() + (after_TUQ - loss_TU[..., None]).exp()) / 2
-    size_TU = (weight_TUQ * absolute_TUQ).sum(-1).clamp(min=SMALLEST)
+    size_TU = (weight_TUQ * absolute_TUQ).sum(-1).clamp(min=SMALLEST).float()
+    changes_TU = (loss_TU - loss_T1).float()
+    margin_TU = -after_TUQ[..., :single].amax(-1).float()
+    known_TU = changes_TU.isfinite() & margin_TU.isfinite() & size_TU.isfinite()
+    told_TU = known_TU & changed_TU
+    largest = torch.where(told_TU, size_TU, 0).amax()
+    largest = torch.where(largest > SMALLEST, largest, 1)  # 1 nat where nothing is known
     return Estimates(
-        ((loss_TU - loss_T1) * changed_TU).float(),
-        torch.where(changed_TU, -after_TUQ[..., :single].amax(-1), -odds_T1Q[..., :single].amax(-1)).float(),
-        (size_TU * changed_TU).float(),
+        torch.where(told_TU, changes_TU, 0),
+        torch.where(told_TU, margin_TU, -odds_T1Q[..., :single].amax(-1).float()),
+        torch.where(known_TU, size_TU, largest) * changed_TU,
     )

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -147,11 +147,13 @@ def ablate(
     if per_input and (folder is None or mode != "exact"):
         found = f"per_input=True with mode={mode!r}" if folder else "per_input=True without a folder"
         raise ConfigError(DOING, found=found, remedy="Give a folder, and mode='exact'")
+    values = values and tuple(dict.fromkeys(values))
     limit = memory_bytes(memory)
+    named = named_layers(neurons, groups)
     material = make_ready(
         model,
         data,
-        named_layers(neurons, groups) if layers is None else layers,
+        named if layers is None else layers,
         ranking_data=ranking_data,
         held_out=held_out,
         batch_norm=batch_norm,
@@ -190,6 +192,7 @@ def ablate(
         telling=telling,
     )
     joint = ablate_groups(material, sets, values, ranking, telling) if sets else None
+    checked = {value: r for value, r in found.checked.items() if isfinite(r)}
     notes = [*material.notes, *_said(mode, found.checked)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
@@ -201,7 +204,7 @@ def ablate(
         "mode": mode,
         "precision": precision if mode == "controlled" else None,
         "seed": None if mode == "exact" else seed,
-        "screening_spearman": found.checked or None,
+        "screening_spearman": checked or None,
         "batch_norm": "stored" if training_data is None else batch_norm,
         "layers": [layer.name for layer in all_layers],
         "versions": versions(),
@@ -249,7 +252,8 @@ def _said(mode: str, checked: Mapping[str, float]) -> Iterator[str]:
             "loss_delta_se holds the error of that too, and shares may come out slightly below 0."
         )
     if mode == "screen":
-        said = ", ".join(f"{r:.3f} ({value})" for value, r in checked.items())
+        told = {value: f"{r:.3f}" if isfinite(r) else "too few neurons to tell" for value, r in checked.items()}
+        said = ", ".join(f"{r} ({value})" for value, r in told.items())
         yield (
             "Effects are estimates from gradients, with no known standard error. Their rank correlation with exact "
             f"ablation, over {CHECKED_NEURONS} neurons and {CHECKED_IMAGES} images at most: {said}."

@@ -1,5 +1,6 @@
 """Which neurons a user means: by layer, in a table, or in groups, checked against the network."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,11 @@ class NeuronGroup:
     """Neurons that are ablated together.
 
     Attributes:
-      name: as the user's table has it.
+      name: as the user's table has it, as text.
       units: by layer name, ascending.
     """
 
-    name: Any
+    name: str
     units: Mapping[str, Tensor]
 
     @property
@@ -44,7 +45,9 @@ def named_layers(neurons: Any, groups: Any) -> list[str] | None:
     if neurons is not None:
         names += [layer for layer, _ in _pairs(neurons)]
     if groups is not None:
-        names += list(map(str, _columns(groups, ("layer", "neuron", "group"), "groups")[0]))
+        layers, _, labels = _columns(groups, ("layer", "neuron", "group"), "groups")
+        _group_names(labels)
+        names += list(map(str, layers))
     if not names and groups is None:
         raise ConfigError(_DOING["neurons"], found="none is named", remedy="Name one at least, or leave it out for all")
     return list(dict.fromkeys(names))
@@ -74,11 +77,11 @@ def neuron_groups(groups: Any, layers: Sequence[Layer]) -> list[NeuronGroup]:
       layers: of the network.
 
     Raises:
-      ConfigError: it is no such table, or there is no such layer or neuron.
+      ConfigError: it is no such table, there is no such layer or neuron, or a group has no name.
     """
     names, neurons, labels = _columns(groups, ("layer", "neuron", "group"), "groups")
-    found: dict[Any, dict[str, set[int]]] = {}
-    for name, neuron, label in zip(names, neurons, labels, strict=True):
+    found: dict[str, dict[str, set[int]]] = {}
+    for name, neuron, label in zip(names, neurons, _group_names(labels), strict=True):
         unit = _checked(str(name), neuron, layers, "groups")
         found.setdefault(label, {}).setdefault(str(name), set()).add(unit)
     order = {layer.name: place for place, layer in enumerate(layers)}
@@ -95,6 +98,26 @@ def as_table(neurons: Mapping[str, Tensor], groups: Sequence[NeuronGroup]) -> di
         for name, indices in units.items():
             together.setdefault(name, set()).update(indices.tolist())
     return {name: torch.tensor(sorted(indices)) for name, indices in together.items()}
+
+
+def _group_names(labels: Sequence[Any]) -> list[str]:
+    """The name of each row's group, as text."""
+    remedy = "Name every group by text or a number"
+    texts: dict[Any, str] = {}
+    for label in labels:
+        text = str(label)
+        if label is None or (not isinstance(label, str) and text in ("nan", "NaT", "<NA>")):
+            raise ConfigError(_DOING["groups"], found=f"a group is named {text}", remedy=remedy)
+        try:
+            texts.setdefault(label, text)
+        except TypeError as error:
+            found = f"a group is named {text}, a {type(label).__name__}"
+            raise ConfigError(_DOING["groups"], found=found, remedy=remedy) from error
+    for text, count in Counter(texts.values()).items():
+        if count > 1:
+            found = f"{count} groups are named {text}, as text and otherwise"
+            raise ConfigError(_DOING["groups"], found=found, remedy="Give each a name of its own, of one type")
+    return [texts[label] for label in labels]
 
 
 def _pairs(neurons: Any) -> Iterator[tuple[str, Any]]:
@@ -128,6 +151,13 @@ def _columns(table: Any, wanted: Sequence[str], what: str) -> list[list[Any]]:
                 remedy=f"Give a table with the columns {_and(wanted)}",
             )
     columns = [_listed(table[column], f"the column {column!r}") for column in wanted]
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
+        raise ConfigError(
+            _DOING[what],
+            found=f"the columns {_and(wanted)} have {_and(map(str, lengths))} rows",
+            remedy="Give columns of equal length",
+        )
     if what == "groups" and not columns[0]:
         raise ConfigError(_DOING[what], found="the table has no row", remedy="Give a row for each neuron of a group")
     return columns

@@ -122,11 +122,14 @@ def _change(maps_TU: Tensor, replacement: Replacement) -> Tensor:
 
 
 def _summed(gradient: Tensor | None, axis: int, change_TU: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over positions of gradient times change, with and without signs, (T, U)."""
+    """Sums over positions of gradient times change, with and without signs, (T, U).
+
+    What does not change does nothing, though its gradient be infinite, as that of a square root at 0.
+    """
     if gradient is None:
         nothing = torch.zeros_like(change_TU.flatten(2).sum(2) if change_TU.ndim > 2 else change_TU)
         return nothing, nothing
-    terms = gradient[: len(change_TU)].movedim(axis, 1) * change_TU
+    terms = (gradient[: len(change_TU)].movedim(axis, 1) * change_TU).masked_fill_(change_TU == 0, 0)
     positions = tuple(range(2, terms.ndim))
     if not positions:
         return terms.float(), terms.abs().float()
