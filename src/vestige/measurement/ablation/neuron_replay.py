@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 from torch.utils._pytree import tree_map
 
 from vestige.data.loader import Tile
 from vestige.errors import ModelError
 from vestige.formulas.effects import Outcomes, outcomes
+from vestige.measurement.ablation.agreeing import agree
 from vestige.measurement.ablation.replacing import Constant, Replacement
 from vestige.measurement.network import Network, check_finite
 from vestige.models.layers import Layer
@@ -29,10 +29,7 @@ from vestige.models.replaying import Replayer
 FORWARD_BYTES = {"cpu": 8 << 20}
 FORWARD_BYTES_ELSEWHERE = 1 << 30
 FEWEST, MOST = 16, 4096
-# Of the logits' scale: far above rounding, far below a wrong replay.
-DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.1, "float64": 1e-9}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-LEAST_LOG = 30.0  # probabilities below exp(-30) are taken as that
 _CHECKED = 4  # images
 _DOING = "ablating single neurons"
 
@@ -150,7 +147,7 @@ class NeuronReplay:
         labels_T = tile.labels.to(logits_TC.device)
         valid_V = torch.arange(tile.valid, device=logits_TC.device)
         replayed_VC = torch.cat(list(self.logits(values, valid_V, torch.zeros_like(valid_V), None)))
-        if not self._agree(replayed_VC, logits_TC[: tile.valid]):
+        if not agree(replayed_VC, logits_TC[: tile.valid], self.network.dtype):
             raise _refusal(self.layer, "the unedited replay does not give the network's own logits")
         maps = values[self.layer.node].movedim(self.layer.axis, 1)
         intact = outcomes(replayed_VC, labels_T[: tile.valid])
@@ -179,15 +176,9 @@ class NeuronReplay:
             with torch.no_grad(), self.network.autocast(inputs):
                 expected_TC = logits_of(forward(only_tensor(inputs), {node: write}))
             found = self.logits(values, images_T, torch.full_like(images_T, unit), ones)
-            if not self._agree(torch.cat(list(found)), expected_TC):
+            if not agree(torch.cat(list(found)), expected_TC, self.network.dtype):
                 return False
         return True
-
-    def _agree(self, replayed: Tensor, whole: Tensor) -> bool:
-        """Compare what the loss sees: a class masked by a logit of -1e9 would hide any difference of the others."""
-        found, expected = (log_softmax(logits.double(), 1).clamp(min=-LEAST_LOG) for logits in (replayed, whole))
-        atol = DISAGREEMENT[self.network.dtype] * float(expected.abs().max()) if len(expected) else 0.0
-        return torch.allclose(found, expected, rtol=0, atol=atol, equal_nan=True)
 
 
 def hold_all(replays: Sequence[NeuronReplay], tile: Tile) -> list[Held]:

@@ -13,8 +13,11 @@ from torch import Tensor, fx
 from vestige.data.loader import Tile
 from vestige.errors import ModelError
 from vestige.formulas.effects import Outcomes, outcomes
+from vestige.measurement.ablation.agreeing import agree
+from vestige.measurement.network import Dtype
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
+from vestige.models.observing import logits_of
 
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
 """For a node's name, what its value (P replays first) is replaced by."""
@@ -24,7 +27,6 @@ Edits = Mapping[str, Callable[[Tensor], Tensor]]
 FORWARD_BYTES = {"cpu": 2 << 20}
 FORWARD_BYTES_ELSEWHERE = 256 << 20
 FEWEST, MOST = 8, 1024
-DISAGREEMENT = 1e-3  # of the logits' scale: far above rounding, far below a wrong replay
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Replay:
     Args:
       graph: a measurement copy.
       layers: those that can be edited.
+      dtype: that it computes in.
     """
 
-    def __init__(self, graph: Graph, layers: Sequence[Layer]):
+    def __init__(self, graph: Graph, layers: Sequence[Layer], dtype: Dtype = "float32"):
+        self._dtype: Dtype = dtype
         order = {node.name: place for place, node in enumerate(graph.module.graph.nodes)}
         self.node = min((layer.node for layer in layers), key=order.__getitem__)
         self._suffix = graph.suffix(self.node)
@@ -62,7 +66,8 @@ class Replay:
 
     def hold(self, tile: Tile) -> Held:
         """Run the whole network on a tile and keep the values that the replays start from."""
-        logits_TC, captured = self._capture(tile.inputs.to(self._device))
+        output, captured = self._capture(tile.inputs.to(self._device))
+        logits_TC = logits_of(output)
         values = {name: _laid_out(captured[name]) for name in self._suffix.live}
         return Held(values, logits_TC, tile.labels.to(logits_TC.device), tile.valid)
 
@@ -102,8 +107,8 @@ class Replay:
     def _run(self, held: Held, images_P: Tensor, edits: Edits) -> Tensor:
         values = [_taken(value, images_P) if name in self._per_image else value for name, value in held.values.items()]
         if edits.keys() == {self.node}:
-            return self._suffix.module(edits[self.node](values[0]), *values[1:])
-        return _Editing(self._suffix.module, edits).run(*values)
+            return logits_of(self._suffix.module(edits[self.node](values[0]), *values[1:]))
+        return logits_of(_Editing(self._suffix.module, edits).run(*values))
 
     def _rows(self, held: Held) -> int:
         """P: a power of two."""
@@ -114,9 +119,7 @@ class Replay:
 
     def _check(self, replayed: Tensor, whole: Tensor) -> None:
         # Batches are taken to run along the first axis of every live value; a network may do otherwise.
-        if replayed.numel() and not torch.allclose(
-            replayed, whole, rtol=0, atol=DISAGREEMENT * float(whole.abs().max()), equal_nan=True
-        ):
+        if replayed.numel() and not agree(replayed, whole, self._dtype):
             raise ModelError(
                 f"replaying the network from {self.node!r}",
                 found="the unedited replay does not give the network's own logits",

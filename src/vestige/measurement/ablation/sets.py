@@ -13,7 +13,6 @@ from torch import Tensor
 from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes
 from vestige.measurement.ablation.full_forwards import FullForwards
-from vestige.measurement.ablation.neuron_replay import DISAGREEMENT
 from vestige.measurement.ablation.replay import Edits, Replay
 from vestige.measurement.network import Network, check_finite
 from vestige.models.graph import Graph
@@ -50,12 +49,9 @@ class Sets:
             layer.name: chosen[layer.name] * _constant(values[layer.name], mean[layer.name].cpu()) for layer in layers
         }
         graph = network.graph
-        self._replay: Any
-        if isinstance(graph, Graph):
-            self._replay = _Replay(graph, layers)
-            self._replay.tolerance = DISAGREEMENT[network.dtype]
-        else:
-            self._replay = FullForwards(network, layers)
+        self._replay: Any = (
+            Replay(graph, layers, network.dtype) if isinstance(graph, Graph) else FullForwards(network, layers)
+        )
 
     @property
     def resampled(self) -> tuple[Layer, ...]:
@@ -109,18 +105,6 @@ class Sets:
             return {node: partial(_in_turn, found) for node, found in edits.items()}
 
         return of
-
-
-class _Replay(Replay):
-    """One whose unedited replays are compared with the network's own logits as finely as its dtype allows."""
-
-    tolerance = DISAGREEMENT["float32"]
-
-    def _check(self, replayed: Tensor, whole: Tensor) -> None:
-        scale = float(whole.abs().max()) if whole.numel() else 1.0
-        if replayed.numel() and (replayed - whole).abs().max() <= self.tolerance * scale:
-            return
-        super()._check(replayed, whole)
 
 
 def value_of(layer: Layer) -> str:
