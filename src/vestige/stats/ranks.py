@@ -11,11 +11,11 @@ import numpy as np
 from scipy.stats import rankdata
 
 
-def partial_spearman(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
+def partial_spearman(x: Sequence[float | None], y: Sequence[float | None], given: Sequence[float | None]) -> float:
     """Spearman correlation of x and y, given a third variable's ranks.
 
     Args:
-      x, y, given: (N,) each; entries in which one is NaN are left out.
+      x, y, given: (N,) each; entries in which one is NaN or None are left out.
 
     Returns:
       In [-1, 1]; NaN with fewer than 4 entries, or where one of them is constant or a function of the third.

@@ -62,7 +62,7 @@ def correlations(ablation: pl.DataFrame, selectivity: pl.DataFrame) -> pl.DataFr
     found = []
     for keys, layer in both.group_by(*_RUN, "value", "layer", maintain_order=True):
         for measure in MEASURES:
-            columns = (layer[name].to_numpy() for name in (measure, "loss_delta", "mean"))
+            columns = (layer[name].to_list() for name in (measure, "loss_delta", "mean"))
             found.append((*keys, measure, partial_spearman(*columns)))
     schema = {name: both.schema[name] for name in (*_RUN, "value", "layer")} | {"measure": pl.String, "rho": pl.Float64}
     by_layer = pl.DataFrame(found, schema=schema, orient="row")
