@@ -13,7 +13,7 @@ from torch import Tensor
 from vestige.formulas.effects import Outcomes, Totals, neuron_effects, totals
 from vestige.measurement.ablation.blocks import Block
 from vestige.measurement.ablation.choosing import NeuronGroup
-from vestige.measurement.ablation.material import Material, block_name, digest
+from vestige.measurement.ablation.material import Material, block_name, digest, places
 from vestige.measurement.ablation.pieces import Piece
 from vestige.measurement.ablation.sets import Sets, value_of
 from vestige.measurement.ablation.singles import as_piece, as_totals
@@ -44,7 +44,8 @@ class _Part:
     def prefix(self) -> str:
         """Of the names of its pieces."""
         members = [{name: units.tolist() for name, units in group.units.items()} for group in self.groups.values()]
-        return f"groups/{self.value or 'auto'}/{digest(members)}"
+        made_by = [members, places(self.sets.layers), dict(self.sets.values)]
+        return f"groups/{self.value or 'auto'}/{digest(made_by)}"
 
     def piece(self, block: Block, tell: Callable[[int], None]) -> Piece:
         """Sums over a block."""
