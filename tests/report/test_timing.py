@@ -68,7 +68,8 @@ def test_plotly_knows_it(study, history):
     source, figure = f5(study, history)
     for panels in figure_data(figure, source.scale):
         for panel in panels:
-            graph_objects.Figure(data=panel["data"], layout=panel["layout"])
+            drawn = graph_objects.Figure(data=panel["data"], layout=panel["layout"])
+            assert "heatmap" in {trace.type for trace in drawn.data}
 
 
 def test_it_stands_on_the_page_and_on_paper(study, history, tmp_path):

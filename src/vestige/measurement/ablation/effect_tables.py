@@ -4,7 +4,6 @@ Shapes: U neurons of a layer, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -12,30 +11,20 @@ import torch
 from torch import Tensor
 
 from vestige.formulas.effects import Totals, class_effects, neuron_effects
+from vestige.measurement.ablation.estimating import Job
 from vestige.measurement.ablation.material import digest, places
 from vestige.measurement.ranking import Ranking
 from vestige.models.layers import Layer
 from vestige.runs.tables import IDENTITY, SCHEMAS
 
 
-@dataclass(frozen=True)
-class Task:
-    """The neurons of one layer and what replaces them.
-
-    Attributes:
-      layer: where they are.
-      value: zero, mean or resample.
-      units: which, ascending; None: all.
-    """
-
-    layer: Layer
-    value: str
-    units: Tensor | None
+class Task(Job):
+    """A job, and the tables of what it gives."""
 
     @property
     def count(self) -> int:
         """How many neurons."""
-        return self.layer.units if self.units is None else len(self.units)
+        return len(self.neurons)
 
     @property
     def prefix(self) -> str:
@@ -54,7 +43,7 @@ class Task:
           mode: how they were made.
           variance_U: of the sum of changes of loss, where it is an estimate; None: it is exact.
         """
-        units = torch.arange(self.layer.units) if self.units is None else self.units
+        units = self.neurons
         preferred_U = ranking.preferred[self.layer.name].cpu()[units]
         effects = neuron_effects(sums, preferred_U)
         approximation_U = torch.zeros(len(units), dtype=torch.float64)

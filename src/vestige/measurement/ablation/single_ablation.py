@@ -18,7 +18,6 @@ from vestige.formulas.effects import Totals
 from vestige.measurement.ablation.blocks import Blocks
 from vestige.measurement.ablation.controlled import controlled, screened
 from vestige.measurement.ablation.effect_tables import Task, joined
-from vestige.measurement.ablation.estimating import Job
 from vestige.measurement.ablation.material import block_name
 from vestige.measurement.ablation.per_input import write_changes
 from vestige.measurement.ablation.pieces import MemoryPieces, Piece, Pieces
@@ -84,7 +83,7 @@ def ablate_singly(
       ModelError: the network has diverged, or it cannot be replayed from the middle.
     """
     telling = telling or Telling(pieces, None)
-    jobs, checked = [Job(task.layer, task.value, task.units) for task in tasks], {}
+    checked: dict[str, float] = {}
     variances: Sequence[torch.Tensor | None] = [None] * len(tasks)
     if mode == "exact":
         sums = _exact(network, blocks, tasks, ranking, pieces, per_input, telling)
@@ -92,7 +91,7 @@ def ablate_singly(
         found = controlled(
             network,
             blocks,
-            jobs,
+            tasks,
             ranking=ranking,
             precision=precision,
             pieces=pieces,
@@ -102,7 +101,7 @@ def ablate_singly(
         )
         sums, variances = [one.sums for one in found], [one.variance for one in found]
     else:
-        sums = screened(network, blocks, jobs, ranking=ranking, pieces=pieces, memory=memory, telling=telling)
+        sums = screened(network, blocks, tasks, ranking=ranking, pieces=pieces, memory=memory, telling=telling)
         variances = [torch.full((task.count,), torch.nan) for task in tasks]  # of the estimates nothing is known
         checked = check_screening(network, blocks, tasks, ranking=ranking, pieces=pieces, seed=seed, telling=telling)
     frames = [
@@ -168,8 +167,7 @@ def check_screening(
     for value in dict.fromkeys(task.value for task in tasks):
         some = list(_sample([task for task in tasks if task.value == value], seed))
         exact = _exact(network, fewer, some, ranking, pieces, None, telling, f"-checked-{fewer.images}")
-        jobs = [Job(task.layer, task.value, task.units) for task in some]
-        estimates = screened(network, fewer, jobs, ranking=ranking, pieces=MemoryPieces())
+        estimates = screened(network, fewer, some, ranking=ranking, pieces=MemoryPieces())
         columns = [torch.cat([sums.loss.sum(1) for sums in found]).numpy() for found in (exact, estimates)]
         frame = pl.DataFrame({"exact": columns[0], "estimate": columns[1]})
         correlations[value] = frame.select(pl.corr("exact", "estimate", method="spearman")).item()
@@ -182,7 +180,6 @@ def _sample(tasks: Sequence[Task], seed: int) -> Iterator[Task]:
     owner = np.repeat(np.arange(len(tasks)), [task.count for task in tasks])
     drawn = np.sort(generator.permutation(len(owner))[:CHECKED_NEURONS])
     for place, task in enumerate(tasks):
-        units = torch.arange(task.layer.units) if task.units is None else task.units
         mine = drawn[owner[drawn] == place] - int(np.searchsorted(owner, place))
         if len(mine):
-            yield replace(task, units=units[torch.from_numpy(mine)])
+            yield replace(task, units=task.neurons[torch.from_numpy(mine)])
