@@ -113,6 +113,10 @@ class Engine:
             self._held = (layer.name, made[0])
         return self._held[1], self._seconds / len(self.subject.inputs)
 
+    def let_go(self) -> None:
+        """Free what is held."""
+        self._held = None
+
     def ablation(self, layer: Layer) -> float:
         """Seconds an image and neuron of a layer, its share of holding the image included."""
         held, holding = self.hold(layer)
