@@ -55,5 +55,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"Choose one of {shown}" + (" ..." if len(choices) > 30 else "")
 
 
+def check_known(doing: str, name: str, value: str, choices: Iterable[str]) -> None:
+    """Make sure that an argument is one of the words that it may be.
+
+    Raises:
+      ConfigError: it is not; the message names the nearest.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ConfigError(doing, found=f"there is no {name} {value!r}", remedy=nearest(str(value), choices))
+
+
 def _rebuild(kind: type[VestigeError], doing: str, found: str, remedy: str) -> VestigeError:
     return kind(doing, found=found, remedy=remedy)

@@ -3,11 +3,10 @@
 Shapes: N images, U neurons (units) of a layer, C classes.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,17 +15,16 @@ from torch import nn
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, DataError, nearest
+from vestige.errors import DataError
 from vestige.measurement.inputs import Feed, batches
 from vestige.measurement.keeping import SAMPLE, Keep, Place, choose_place
 from vestige.measurement.network import Dtype, Network
-from vestige.measurement.preparing import prepare, versions
+from vestige.measurement.preparing import Preparation, check_at_least, prepare, warn_of
 from vestige.measurement.recalibrating import BatchNorm
 from vestige.measurement.selectivity import Rectify, SelectivityResult, csi_cv_by_layer, measure_selectivity
 from vestige.measurement.sharing import Group
 from vestige.measurement.sweep import DOING
 from vestige.models.layers import Layer
-from vestige.models.weights import weights_hash
 
 EXACT_PERMUTATIONS, STREAMED_PERMUTATIONS = 100, 20
 
@@ -91,29 +89,16 @@ def measure(
     References:
       Morcos et al. (2018), On the importance of single directions for generalization.
     """
-    _check(dtype=dtype, batch_norm=batch_norm, permutations=permutations, sample=sample, batch_size=batch_size)
+    check_at_least(DOING, "permutations", permutations or 0, 0)
+    check_at_least(DOING, "sample", sample, 0)
+    how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     group = Group.here()
     feed = batches(data, batch_size=batch_size, workers=workers, share=(group.rank, group.world))
     first, tiles = _looked_into(feed, group)
-    ready = prepare(
-        model,
-        first,
-        layers,
-        batch_norm="stored" if protocol == "faithful" else batch_norm,
-        training_data=training_data,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        class_map=class_map,
-        doing=DOING,
-    )
-    network, notes = ready.network, [*feed.notes, *ready.notes]
-    width = (8 if dtype == "float64" else 4) * sum(layer.units for layer in network.layers)
-    # Free memory differs between processes, and they must do the same: what the shortest of it can do.
-    place = min(group.gather(choose_place(keep, feed.length, width, sample=sample)), key=lambda p: (p.share, p.held))
+    ready = prepare(how.under(protocol), first)
+    network, place = ready.network, _place(keep, sample, feed, ready.network, group)
     permutations = _permutations(permutations, place)
     known = None if feed.labels is None else ready.mapped(feed.labels)
-    notes += _missing(permutations, place, known, network, initial)
     result = measure_selectivity(
         network,
         map(ready.relabelled, tiles),
@@ -127,41 +112,23 @@ def measure(
         progress=None if progress is None else lambda done: progress(done, feed.length),
     )
     _check_same_data(feed, group)
-    for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+    notes = (*feed.notes, *ready.notes, *_missing(permutations, place, known, network, initial))
+    warn_of(notes)
     settings = {
-        "model": type(model).__name__,
-        "weights": weights_hash(model.state_dict()),
+        **ready.settings,
         "data": feed.name,
         "n": result.n,
         "protocol": protocol,
         "permutations": permutations,
-        "batch_norm": "stored" if protocol == "faithful" or training_data is None else batch_norm,
         "rectify": rectify,
         "mode": "exact" if place.exact else "streamed",
         "sample": None if place.exact else sample,
-        "dtype": dtype,
         "device": str(network.device),
         "batch_size": batch_size,
         "processes": group.world,
-        "layers": [layer.name for layer in network.layers],
-        "versions": versions(),
     }
     skipped = tuple(text for part in group.gather(feed.skipped) for text in part)
-    return replace(result, layers=network.layers, skipped=skipped, notes=tuple(notes), settings=settings)
-
-
-def _check(*, dtype: str, batch_norm: str, permutations: int | None, sample: int, batch_size: int) -> None:
-    for name, value, choices in (("dtype", dtype, get_args(Dtype)), ("batch_norm", batch_norm, get_args(BatchNorm))):
-        if value not in choices:
-            raise ConfigError(DOING, found=f"there is no {name} {value!r}", remedy=nearest(value, choices))
-    for name, number, least in (
-        ("permutations", permutations or 0, 0),
-        ("sample", sample, 0),
-        ("batch_size", batch_size, 1),
-    ):
-        if number < least:
-            raise ConfigError(DOING, found=f"{name} is {number}", remedy=f"Give {least} or more")
+    return replace(result, layers=network.layers, skipped=skipped, notes=notes, settings=settings)
 
 
 def _check_same_data(feed: Feed, group: Group) -> None:
@@ -171,6 +138,12 @@ def _check_same_data(feed: Feed, group: Group) -> None:
             found=f"the {group.world} processes read different batches from {feed.name}",
             remedy="Give every process all of the data, unsharded: vestige shares them out itself",
         )
+
+
+def _place(keep: Keep, sample: int, feed: Feed, network: Network, group: Group) -> Place:
+    """Where activations are kept, in all processes alike: as the one with the least free memory can."""
+    width = (8 if network.dtype == "float64" else 4) * sum(layer.units for layer in network.layers)
+    return min(group.gather(choose_place(keep, feed.length, width, sample=sample)), key=lambda p: (p.share, p.held))
 
 
 def _permutations(wanted: int | None, place: Place) -> int:

@@ -1,10 +1,11 @@
 """Somebody's model made ready to be measured: copied, moved, its batch norm recomputed, its layers found."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,13 +13,59 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from vestige.config import Protocol
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, DataError, ModelError
+from vestige.errors import ConfigError, DataError, ModelError, check_known
 from vestige.measurement.network import Dtype, Network, moved, pattern
 from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, recalibration_inputs
 from vestige.models.batchnorm import recalibrate
 from vestige.models.copies import measurement_copy
 from vestige.models.layers import Layer
+from vestige.models.weights import weights_hash
+
+FORWARD_IMAGES = 256
+"""A forward takes so many in recomputing statistics, where the user does not say."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the user says of a model and how it is to be prepared: the arguments that the public functions share.
+
+    Attributes:
+      model: a classifier; it is left as it was.
+      layers: see `find_layers`; None: by rule.
+      batch_norm, training_data, dtype, device, batch_size, workers, class_map: see `vestige.measure`.
+      doing: what an error says was being done.
+
+    Raises:
+      ConfigError: one of them does not make sense.
+    """
+
+    model: nn.Module
+    layers: Sequence[str | Layer] | None
+    batch_norm: BatchNorm
+    training_data: Any
+    dtype: Dtype
+    device: torch.device | str | None
+    batch_size: int | None
+    workers: int
+    class_map: Sequence[int] | Mapping[int, int] | None
+    doing: str
+
+    def __post_init__(self):
+        check_known(self.doing, "dtype", self.dtype, get_args(Dtype))
+        check_known(self.doing, "batch_norm", self.batch_norm, get_args(BatchNorm))
+        if self.batch_size is not None:
+            check_at_least(self.doing, "batch_size", self.batch_size, 1)
+
+    def under(self, protocol: Protocol) -> "Preparation":
+        """The same, but that a protocol may ask for other statistics.
+
+        Raises:
+          ConfigError: there is no such protocol.
+        """
+        check_known(self.doing, "protocol", protocol, get_args(Protocol))
+        return replace(self, batch_norm="stored") if protocol == "faithful" else self
 
 
 @dataclass(frozen=True)
@@ -29,11 +76,13 @@ class Prepared:
       network: a copy, its layers found.
       class_table: the model's class by label, -1 where a label has none, int64; None where labels are its classes.
       notes: what must be said aloud, a sentence each.
+      settings: what it is and how it was prepared, ready for JSON.
     """
 
     network: Network
     class_table: Tensor | None
     notes: tuple[str, ...]
+    settings: Mapping[str, Any]
 
     def mapped(self, labels_N: np.ndarray) -> np.ndarray:
         """The model's classes of some labels, int64.
@@ -54,45 +103,49 @@ class Prepared:
         return tile._replace(labels=torch.from_numpy(_mapped(tile.labels.cpu().numpy(), self.class_table)))
 
 
-def prepare(
-    model: nn.Module,
-    first: Any,
-    layers: Sequence[str | Layer] | None,
-    *,
-    batch_norm: BatchNorm,
-    training_data: Any,
-    dtype: Dtype,
-    device: torch.device | str | None,
-    batch_size: int,
-    class_map: Sequence[int] | Mapping[int, int] | None,
-    doing: str,
-) -> Prepared:
-    """Copy a model to measure it; it is left as it was. For the arguments see `vestige.measure`.
+def prepare(how: Preparation, first: Any) -> Prepared:
+    """Copy a model to measure it.
 
     Args:
-      model: a classifier.
+      how: the model, and what is to be done with it.
       first: inputs of one batch.
-      layers: see `find_layers`; None: by rule.
-      batch_norm: whether its statistics are recomputed.
-      training_data: what from.
-      dtype: to compute in.
-      device: to measure on; None: where the model is.
-      batch_size: inputs a forward, in recomputing.
-      class_map: the model's class of each label.
-      doing: what an error says was being done.
 
     Raises:
       ConfigError: the class map is wrong.
       DataError: the training data cannot be read.
       ModelError: it is no classifier, cannot take the inputs, or has no such layer.
     """
-    own = _copied(model, device, dtype, doing)
-    notes = _set_batch_norm(own, batch_norm, training_data, batch_size)
-    network = Network.prepare(own, tree_map(lambda value: value[:2], first), layers, dtype=dtype)
+    own = _copied(how.model, how.device, how.dtype, how.doing)
+    notes = _set_batch_norm(own, how.batch_norm, how.training_data, how.batch_size or FORWARD_IMAGES)
+    network = Network.prepare(own, tree_map(lambda value: value[:2], first), how.layers, dtype=how.dtype)
     notes += [note for note in (network.graph.note, getattr(network.layers, "note", "")) if note]
     notes += _deviation(network, first)
-    table = None if class_map is None else _class_table(class_map, network.classes)
-    return Prepared(network, table, tuple(notes))
+    table = None if how.class_map is None else _class_table(how.class_map, network.classes)
+    settings = {
+        "model": type(how.model).__name__,
+        "weights": weights_hash(how.model.state_dict()),
+        "batch_norm": "stored" if how.training_data is None else how.batch_norm,
+        "dtype": how.dtype,
+        "layers": [layer.name for layer in network.layers],
+        "versions": versions(),
+    }
+    return Prepared(network, table, tuple(notes), settings)
+
+
+def check_at_least(doing: str, name: str, number: float, least: int) -> None:
+    """Make sure that an argument is not too small.
+
+    Raises:
+      ConfigError: it is.
+    """
+    if number < least:
+        raise ConfigError(doing, found=f"{name} is {number}", remedy=f"Give {least} or more")
+
+
+def warn_of(notes: Iterable[str]) -> None:
+    """Say notes aloud, as warnings of whoever called the public function that calls this."""
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, DataError, nearest
+from vestige.errors import DataError, check_known
 from vestige.measurement.keeping import Place
 from vestige.measurement.network import Network
 from vestige.measurement.selectivity import measure_selectivity
@@ -96,10 +96,7 @@ def replaced_first(order: str, csi_U: np.ndarray, mean_U: np.ndarray, *, layer: 
     Raises:
       ConfigError: there is no such order.
     """
-    if order not in ORDERS:
-        raise ConfigError(
-            "ordering neurons to ablate", found=f"there is no order {order!r}", remedy=nearest(order, ORDERS)
-        )
+    check_known("ordering neurons to ablate", "order", order, ORDERS)
     if order == "csi-asc":
         return np.argsort(csi_U, kind="stable")
     chances_U = np.random.default_rng([draw, crc32(f"{order} {layer}".encode())]).random(len(csi_U))

@@ -4,7 +4,6 @@ Shapes: N images, U neurons (units) of a layer, C classes.
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -16,17 +15,17 @@ import torch
 from torch import nn
 
 from vestige.config import AblationMode, AblationValue
-from vestige.errors import ConfigError, nearest
+from vestige.errors import ConfigError, check_known, nearest
 from vestige.measurement.ablation.budget import memory_bytes
-from vestige.measurement.ablation.choosing import as_table, chosen_units, named_layers, neuron_groups
+from vestige.measurement.ablation.choosing import NeuronGroup, as_table, chosen_units, named_layers, neuron_groups
 from vestige.measurement.ablation.effect_tables import Task, ranking_table
 from vestige.measurement.ablation.groups import ablate_groups
-from vestige.measurement.ablation.material import make_ready
+from vestige.measurement.ablation.material import Material, make_ready
 from vestige.measurement.ablation.sets import value_of
 from vestige.measurement.ablation.single_ablation import CHECKED_IMAGES, CHECKED_NEURONS, DOING, ablate_singly
 from vestige.measurement.ablation.telling import Progress, Telling
 from vestige.measurement.network import Dtype
-from vestige.measurement.preparing import versions
+from vestige.measurement.preparing import Preparation, warn_of
 from vestige.measurement.recalibrating import BatchNorm
 from vestige.models.layers import Layer
 from vestige.runs.store import write_table
@@ -97,9 +96,8 @@ def ablate(
     Several processes may make this same call on one `folder`: they share the work, and may be killed at any moment.
 
     Args:
-      model: any classifier. A copy of it is ablated; it is left as it was.
-      data: see `vestige.measure`; it must be readable more than once, in a fixed order.
-      layers: see `vestige.measure`.
+      model, layers, batch_norm, training_data, dtype, device, workers, class_map: as in `vestige.measure`.
+      data: as in `vestige.measure`; it must be readable more than once, in a fixed order.
       neurons: only these: a mapping of layer names to indices, or a table with the columns layer and neuron; None: all,
         or with `groups` those in them.
       value: what replaces a neuron, at every position: "zero"; "mean", its mean over images and positions; "resample",
@@ -111,16 +109,10 @@ def ablate(
       groups: a table with the columns layer, neuron and group: the neurons of each group are replaced together too.
       ranking_data: images from which the means and preferred classes are; None: `data`.
       held_out: take them from one half of `data`, alternate images of each class, and ablate on the other.
-      batch_norm: see `vestige.measure`.
-      training_data: see `vestige.measure`.
-      dtype: see `vestige.measure`.
-      device: to work on; None: where the model is.
       batch_size: images a forward of the whole network; None: from the shapes of its activations.
-      workers: processes that read a Dataset.
       memory: bytes, or text such as "4GiB", that may be taken for holding images and estimates; None: half of what is
         free. It changes no number.
       folder: where finished pieces are kept, so that the same call goes on where it was cut off.
-      class_map: see `vestige.measure`.
       per_input: write each image's change of loss into `folder`: `per_input/VALUE/LAYER.npy`, neurons x images float32.
       seed: of the images that "controlled" draws.
       progress: called with the number of ablations done (of one neuron, for one image) and of all.
@@ -140,44 +132,14 @@ def ablate(
       Morcos et al. (2018), On the importance of single directions for generalization; Zhou et al. (2018), Revisiting
       the importance of individual units in CNNs via ablation.
     """
-    values = (value,) if isinstance(value, str) else value
-    check_options(values=values, mode=mode, precision=precision, dtype=dtype, batch_norm=batch_norm)
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(DOING, found=f"batch_size is {batch_size}", remedy="Give 1 or more")
-    if per_input and (folder is None or mode != "exact"):
-        found = f"per_input=True with mode={mode!r}" if folder else "per_input=True without a folder"
-        raise ConfigError(DOING, found=found, remedy="Give a folder, and mode='exact'")
-    values = values and tuple(dict.fromkeys(values))
-    limit = memory_bytes(memory)
-    named = named_layers(neurons, groups)
-    material = make_ready(
-        model,
-        data,
-        named if layers is None else layers,
-        ranking_data=ranking_data,
-        held_out=held_out,
-        batch_norm=batch_norm,
-        training_data=training_data,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        memory=limit,
-        folder=None if folder is None else Path(folder),
-        class_map=class_map,
-        doing=DOING,
-    )
-    all_layers = material.network.layers
-    sets = [] if groups is None else neuron_groups(groups, all_layers)
-    units = chosen_units(neurons, all_layers) if neurons is not None else (as_table({}, sets) if sets else None)
-    ranking, intact = material.ranking(), material.intact()
-    tasks = [
-        Task(layer, one, None if units is None else units[layer.name])
-        for layer in all_layers
-        if units is None or layer.name in units
-        for one in values or (value_of(layer),)
-    ]
-    telling = Telling(material.pieces, progress)
+    values, limit, named = in_turn(value), memory_bytes(memory), named_layers(neurons, groups)
+    _check(mode, precision, per_input, folder)
+    layers = named if layers is None else layers
+    how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
+    material = make_ready(how, data, ranking_data=ranking_data, held_out=held_out, memory=limit, folder=folder)
+    ranking, intact, telling = material.ranking(), material.intact(), Telling(material.pieces, progress)
+    sets = [] if groups is None else neuron_groups(groups, material.network.layers)
+    tasks = _tasks(neurons, sets, values, material.network.layers)
     found = ablate_singly(
         material.network,
         material.blocks,
@@ -192,56 +154,79 @@ def ablate(
         telling=telling,
     )
     joint = ablate_groups(material, sets, values, ranking, telling) if sets else None
-    checked = {value: r for value, r in found.checked.items() if isfinite(r)}
-    notes = [*material.notes, *_said(mode, found.checked)]
-    for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
-    what = "Preferred classes and the means that replace neurons" if "mean" in values_of(tasks) else "Preferred classes"
-    notes.append(f"{what} are of {material.ranked}.")
-    settings = {
-        **material.settings,
-        "values": values_of(tasks),
-        "mode": mode,
-        "precision": precision if mode == "controlled" else None,
-        "seed": None if mode == "exact" else seed,
-        "screening_spearman": checked or None,
-        "batch_norm": "stored" if training_data is None else batch_norm,
-        "layers": [layer.name for layer in all_layers],
-        "versions": versions(),
-    }
+    notes = (*material.notes, *_said(mode, found.checked))
+    warn_of(notes)
+    made_by = _made_by(tasks, mode, precision, seed, found.checked)
     return AblationResult(
         found.table,
         found.by_class,
         joint,
-        ranking_table(ranking, all_layers),
+        ranking_table(ranking, material.network.layers),
         intact,
-        all_layers,
+        material.network.layers,
         material.skipped,
-        tuple(notes),
-        settings,
+        (*notes, _ranked(material, made_by["values"])),
+        {**material.settings, **made_by},
     )
 
 
-def check_options(*, values: Sequence[str] | None, mode: str, precision: float, dtype: str, batch_norm: str) -> None:
-    """Arguments must be known words, and a precision more than 1.
+def in_turn(value: AblationValue | Sequence[AblationValue] | None) -> tuple[AblationValue, ...] | None:
+    """What is to replace neurons, each once, in the user's order; None: what suits the layer.
 
     Raises:
-      ConfigError: one is not.
+      ConfigError: there is no such value, or none is given.
     """
-    given = [("value", one, get_args(AblationValue)) for one in values or ()]
-    given += [("mode", mode, get_args(AblationMode)), ("dtype", dtype, get_args(Dtype))]
-    for name, one, known in (*given, ("batch_norm", batch_norm, get_args(BatchNorm))):
-        if one not in known:
-            raise ConfigError(DOING, found=f"there is no {name} {one!r}", remedy=nearest(str(one), known))
-    if values is not None and not values:
+    if value is None:
+        return None
+    values = tuple(dict.fromkeys((value,) if isinstance(value, str) else value))
+    for one in values:
+        check_known(DOING, "value", one, get_args(AblationValue))
+    if not values:
         raise ConfigError(DOING, found="no value", remedy=nearest("", get_args(AblationValue)))
+    return values
+
+
+def _check(mode: str, precision: float, per_input: bool, folder: Path | str | None) -> None:
+    check_known(DOING, "mode", mode, get_args(AblationMode))
     if not 1 < precision < inf:
         raise ConfigError(DOING, found=f"precision is {precision}", remedy="Give a number above 1, such as 1.1")
+    if per_input and (folder is None or mode != "exact"):
+        found = f"per_input=True with mode={mode!r}" if folder else "per_input=True without a folder"
+        raise ConfigError(DOING, found=found, remedy="Give a folder, and mode='exact'")
 
 
-def values_of(tasks: Sequence[Task]) -> list[str]:
-    """What neurons are replaced by, in order."""
-    return sorted({task.value for task in tasks})
+def _tasks(
+    neurons: Any, groups: Sequence[NeuronGroup], values: Sequence[str] | None, layers: Sequence[Layer]
+) -> list[Task]:
+    """The neurons that are asked for; all where none is."""
+    if neurons is None and not groups:
+        units: Mapping[str, Any] = {layer.name: None for layer in layers}
+    else:
+        units = as_table({}, groups) if neurons is None else chosen_units(neurons, layers)
+    return [
+        Task(layer, value, units[layer.name])
+        for layer in layers
+        if layer.name in units
+        for value in values or (value_of(layer),)
+    ]
+
+
+def _made_by(
+    tasks: Sequence[Task], mode: str, precision: float, seed: int, checked: Mapping[str, float]
+) -> dict[str, Any]:
+    """The settings that the mode has."""
+    return {
+        "values": sorted({task.value for task in tasks}),
+        "mode": mode,
+        "precision": precision if mode == "controlled" else None,
+        "seed": None if mode == "exact" else seed,
+        "screening_spearman": {value: r for value, r in checked.items() if isfinite(r)} or None,
+    }
+
+
+def _ranked(material: Material, values: Sequence[str]) -> str:
+    what = "Preferred classes and the means that replace neurons" if "mean" in values else "Preferred classes"
+    return f"{what} are of {material.ranked}."
 
 
 def _said(mode: str, checked: Mapping[str, float]) -> Iterator[str]:

@@ -1,11 +1,10 @@
 """`vestige.ablate_cumulatively`: growing sets of neurons of anybody's classifier replaced, in several orders."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 import torch
@@ -13,19 +12,20 @@ from pydantic import ValidationError
 from torch import nn
 
 from vestige.config import AblationValue, CumulativeConfig, Protocol
-from vestige.errors import ConfigError, nearest
-from vestige.measurement.ablation.ablating import check_options
+from vestige.errors import ConfigError
+from vestige.measurement.ablation.ablating import in_turn
 from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.ablation.cumulative import DOING, Curves, all_curves, points_of
+from vestige.measurement.ablation.effect_tables import joined
 from vestige.measurement.ablation.faithful_cumulative import FaithfulCurves, faithful_areas
 from vestige.measurement.ablation.material import Material, added, block_name, digest, make_ready, places
 from vestige.measurement.ablation.pieces import Piece
 from vestige.measurement.ablation.telling import Progress, Telling
 from vestige.measurement.network import Dtype
+from vestige.measurement.preparing import Preparation, warn_of
 from vestige.measurement.recalibrating import BatchNorm
 from vestige.models.layers import Layer, stages
 from vestige.runs.store import write_table
-from vestige.runs.tables import IDENTITY, SCHEMAS
 from vestige.stats.effects import normalised_area
 
 ORDERS = ("csi-desc", "activity-matched", "random")
@@ -88,9 +88,8 @@ def ablate_cumulatively(
     """Replace growing sets of neurons of a classifier, the same fraction of every layer of a scope.
 
     Args:
-      model: any classifier. A copy of it is ablated; it is left as it was.
-      data: see `vestige.ablate`.
-      layers: see `vestige.measure`.
+      model, layers, batch_norm, training_data, dtype, device, workers, class_map: as in `vestige.measure`.
+      data, batch_size, memory, folder: as in `vestige.ablate`.
       protocol: "faithful" does what the paper's released code does, and takes no orders, scopes, values, fractions or
         held-out images: the top n by CSI (of class sums, with stored batch-norm statistics) are zeroed in every layer
         of a stage at once, on the images that they were ranked on; n grows by 15 to half the width, then by 40; the
@@ -98,20 +97,11 @@ def ablate_cumulatively(
       orders: "csi-desc", "csi-asc", "random" (fixed seeded orders), "activity-matched" (csi-desc shuffled within
         deciles of mean activation).
       scopes: "stages": each alone; "all": all layers at once.
-      values: see `value` of `vestige.ablate`.
+      values: as `value` of `vestige.ablate`.
       fractions: so many equal steps from 0 to 1, both included.
       draws: seeded orders of "random" and "activity-matched": a band.
       ranking_data: images to rank on; None: a half of `data`.
       held_out: rank on one half of `data`, alternate images of each class, and ablate on the other.
-      batch_norm: see `vestige.measure`.
-      training_data: see `vestige.measure`.
-      dtype: see `vestige.measure`.
-      device: to work on; None: where the model is.
-      batch_size: images a forward of the whole network; None: from the shapes of its activations.
-      workers: processes that read a Dataset.
-      memory: see `vestige.ablate`.
-      folder: see `vestige.ablate`.
-      class_map: see `vestige.measure`.
       progress: called with the number of ablations done (of one set, for one image) and of all.
 
     Returns:
@@ -125,41 +115,25 @@ def ablate_cumulatively(
       Morcos et al. (2018), On the importance of single directions for generalization; Ranadive et al. (2023), On the
       special role of class-selective neurons in early training.
     """
-    values = (values,) if isinstance(values, str) else values
-    faithful = protocol == "faithful"
-    if protocol not in get_args(Protocol):
-        raise ConfigError(
-            DOING, found=f"there is no protocol {protocol!r}", remedy=nearest(protocol, get_args(Protocol))
-        )
-    check_options(values=values, mode="exact", precision=2, dtype=dtype, batch_norm=batch_norm)
+    faithful, wanted = protocol == "faithful", in_turn(values) or (None,)
     config = _config(orders, scopes, fractions, draws)
+    how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     material = make_ready(
-        model,
+        how.under(protocol),
         data,
-        layers,
         ranking_data=None if faithful else ranking_data,
         held_out=held_out and ranking_data is None and not faithful,
-        batch_norm="stored" if faithful else batch_norm,
-        training_data=training_data,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
         memory=memory_bytes(memory),
-        folder=None if folder is None else Path(folder),
-        class_map=class_map,
-        doing=DOING,
+        folder=folder,
     )
     intact, telling = material.intact(), Telling(material.pieces, progress)
     if faithful:
         table = _faithful(material, draws, telling)
         areas = faithful_areas(table)
     else:
-        table = _corrected(material, config, values or (None,), telling)
+        table = _corrected(material, config, wanted, telling)
         areas = _areas(table, material.network.classes)
-    for note in material.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
-    notes = (*material.notes, f"Neurons were ranked on {material.ranked}.")
+    warn_of(material.notes)
     settings = {
         **material.settings,
         "protocol": protocol,
@@ -168,12 +142,9 @@ def ablate_cumulatively(
         "values": sorted(set(table["value"])),
         "fractions": None if faithful else fractions,
         "draws": draws,
-        "batch_norm": "stored" if faithful or training_data is None else batch_norm,
-        "layers": [layer.name for layer in material.network.layers],
     }
-    schema = {name: kind for name, kind in SCHEMAS["cumulative"].items() if name not in IDENTITY}
-    table = table.select(pl.col(name).cast(kind) for name, kind in schema.items())
-    return CumulativeResult(table, areas, intact, material.network.layers, notes, settings)
+    notes = (*material.notes, f"Neurons were ranked on {material.ranked}.")
+    return CumulativeResult(joined([table], "cumulative"), areas, intact, material.network.layers, notes, settings)
 
 
 def _config(orders: Sequence[str], scopes: Sequence[str], fractions: int, draws: int) -> CumulativeConfig:

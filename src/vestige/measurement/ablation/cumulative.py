@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vestige.config import AblationValue, CumulativeConfig
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, nearest
+from vestige.errors import check_known
 from vestige.measurement.ablation.blocks import Block, Blocks
 from vestige.measurement.ablation.pieces import Piece
 from vestige.measurement.ablation.sets import Sets, value_of
@@ -55,8 +55,7 @@ def ablate_cumulatively(
       On the special role of class-selective neurons in early training.
     """
     for value in config.values:
-        if value not in (known := get_args(AblationValue)):
-            raise ConfigError(DOING, found=f"there is no value {value!r}", remedy=nearest(value, known))
+        check_known(DOING, "value", value, get_args(AblationValue))
     points = list(points_of(config))
     curves = all_curves(network, ranking, config, config.values)
     sums = [torch.zeros(2, curve.sets.count, dtype=torch.float64) for curve in curves]

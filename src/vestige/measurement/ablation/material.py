@@ -1,14 +1,14 @@
 """What ablation works on, made ready: the network, the images to ablate on, the ranking, the pieces made so far."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import TensorDataset
 
@@ -21,10 +21,9 @@ from vestige.measurement.ablation.blocks import BLOCK_IMAGES, Block, Blocks, blo
 from vestige.measurement.ablation.full_forwards import NOTE
 from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces, Piece, Pieces
 from vestige.measurement.inputs import batches, is_pair
-from vestige.measurement.network import Dtype, Network, check_finite, check_labels
-from vestige.measurement.preparing import Prepared, prepare, versions
+from vestige.measurement.network import Network, check_finite, check_labels
+from vestige.measurement.preparing import Preparation, Prepared, prepare
 from vestige.measurement.ranking import Ranking, rank, split_halves
-from vestige.measurement.recalibrating import BatchNorm
 from vestige.models.layers import Layer
 from vestige.models.weights import weights_hash
 from vestige.runs.store import value_hash
@@ -135,53 +134,35 @@ def places(layers: Iterable[Layer]) -> list[list[Any]]:
 
 
 def make_ready(
-    model: nn.Module,
-    data: Any,
-    layers: Sequence[str | Layer] | None,
-    *,
-    ranking_data: Any,
-    held_out: bool,
-    batch_norm: BatchNorm,
-    training_data: Any,
-    dtype: Dtype,
-    device: torch.device | str | None,
-    batch_size: int | None,
-    workers: int,
-    memory: float,
-    folder: Path | None,
-    class_map: Sequence[int] | Mapping[int, int] | None,
-    doing: str,
+    how: Preparation, data: Any, *, ranking_data: Any, held_out: bool, memory: float, folder: Path | str | None
 ) -> Material:
-    """Make everything ready that ablation needs; for the arguments see `vestige.ablate`.
+    """Make everything ready that ablation needs.
+
+    Args:
+      how: the model, and how it is to be prepared.
+      data: see `vestige.ablate`, also for the rest.
+      ranking_data: images to rank on.
+      held_out: rank on one half of the images.
+      memory: bytes.
+      folder: of pieces; None: they are kept in memory.
 
     Raises:
       VestigeError: something does not make sense, or together.
     """
     if held_out and ranking_data is not None:
-        raise ConfigError(doing, found="both ranking_data and held_out=True", remedy="Give one of them")
-    feed = batches(data, batch_size=batch_size or 16, workers=workers)
+        raise ConfigError(how.doing, found="both ranking_data and held_out=True", remedy="Give one of them")
+    feed = batches(data, batch_size=how.batch_size or 16, workers=how.workers)
     blocks(feed)  # refuses data that can be read only once
     first = next(iter(feed), None)
     if first is None:
-        raise DataError(doing, found="there are no images", remedy="Give at least one image of two classes")
-    ready = prepare(
-        model,
-        first.inputs,
-        layers,
-        batch_norm=batch_norm,
-        training_data=training_data,
-        dtype=dtype,
-        device=device,
-        batch_size=batch_size or MOST_IN_TILE,
-        class_map=class_map,
-        doing=doing,
-    )
-    tile = batch_size or tile_size(ready.network, first.inputs)
+        raise DataError(how.doing, found="there are no images", remedy="Give at least one image of two classes")
+    ready = prepare(how, first.inputs)
+    tile = how.batch_size or tile_size(ready.network, first.inputs)
     options: dict[str, Any] = {"tile": tile, "relabel": ready.relabelled, "held": memory / 2}
     to_ablate = blocks(feed, **options)
     to_rank, ranked = to_ablate, "the same images"
     if ranking_data is not None:
-        other = batches(ranking_data, batch_size=tile, workers=workers)
+        other = batches(ranking_data, batch_size=tile, workers=how.workers)
         to_rank, ranked = blocks(other, **options), "ranking_data"
     elif held_out:
         known = np.flatnonzero(to_ablate.labels >= 0)
@@ -189,10 +170,18 @@ def make_ready(
         to_rank = blocks(feed, places=known[ranking_half], **options)
         to_ablate = blocks(feed, places=known[ablation_half], **options)
         ranked = "the other half of the images"
-    settings = _settings(model, ready, to_ablate, to_rank, ranked, tile, dtype, data, ranking_data)
-    pieces = MemoryPieces() if folder is None else FolderPieces(Path(folder) / "pieces", settings)
-    notes = [*feed.notes, *ready.notes, *([] if ready.network.graph.traced else [NOTE])]
-    return Material(ready.network, to_ablate, to_rank, ranked, pieces, tuple(notes), settings, lambda: feed.skipped)
+    key = _key(how, ready, tile) | {
+        "intact": _intact(ready.network, to_ablate),
+        "data": _identity(data, to_ablate),
+        "ranked_on": ranked,
+        "ranking_data": (
+            None if to_rank is to_ablate else _identity(data if ranking_data is None else ranking_data, to_rank)
+        ),
+    }
+    pieces = MemoryPieces() if folder is None else FolderPieces(Path(folder) / "pieces", key)
+    notes = (*feed.notes, *ready.notes, *([] if ready.network.graph.traced else [NOTE]))
+    settings = {**key, **ready.settings}
+    return Material(ready.network, to_ablate, to_rank, ranked, pieces, notes, settings, lambda: feed.skipped)
 
 
 def tile_size(network: Network, inputs: Any) -> int:
@@ -208,38 +197,22 @@ def _first(inputs: Any) -> Any:
     return tree_map(lambda leaf: leaf[:1], inputs)
 
 
-def _settings(
-    model: nn.Module,
-    ready: Prepared,
-    to_ablate: Blocks,
-    to_rank: Blocks,
-    ranked: Ranked,
-    tile: int,
-    dtype: Dtype,
-    data: Any,
-    ranking_data: Any,
-) -> dict[str, Any]:
-    """Everything that can change a piece."""
-    network = ready.network
+def _key(how: Preparation, ready: Prepared, tile: int) -> dict[str, Any]:
+    """Everything but the images that can change a piece."""
+    network, made_by = ready.network, ready.settings["versions"]
     return {
         "version": NUMBERS_VERSION,
-        "model": type(model).__name__,
-        "weights": weights_hash(model.state_dict()),
+        "model": ready.settings["model"],
+        "weights": ready.settings["weights"],
         "weights_and_statistics": weights_hash(network.graph.module.state_dict()),
-        "buffers": weights_hash(dict(model.named_buffers())),  # state_dict has no non-persistent ones
-        "intact": _intact(network, to_ablate),
-        "data": _identity(data, to_ablate),
-        "ranked_on": ranked,
-        "ranking_data": (
-            None if to_rank is to_ablate else _identity(data if ranking_data is None else ranking_data, to_rank)
-        ),
+        "buffers": weights_hash(dict(how.model.named_buffers())),  # state_dict has no non-persistent ones
         "class_map": None if ready.class_table is None else ready.class_table.tolist(),
-        "dtype": dtype,
+        "dtype": network.dtype,
         "device": network.device.type,
         "threads": torch.get_num_threads() if network.device.type == "cpu" else None,
         "batch_size": tile,
         "block_images": BLOCK_IMAGES,
-        "versions": {name: versions()[name] for name in ("vestige", "torch")},
+        "versions": {name: made_by[name] for name in ("vestige", "torch")},
     }
 
 
