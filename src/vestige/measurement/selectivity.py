@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
-from vestige.errors import ConfigError, nearest
+from vestige.errors import check_known
 from vestige.formulas import selectivity as formulas
 from vestige.formulas.null import labellings
 from vestige.measurement.keeping import Place, keeping
@@ -131,8 +131,8 @@ def measure_selectivity(
       DataError: no images, labels outside the model's classes, or images of fewer than two classes.
       ModelError: the network has diverged.
     """
-    _check_choice("protocol", protocol, get_args(Protocol))
-    _check_choice("rectify", rectify, get_args(Rectify))
+    check_known(DOING, "protocol", protocol, get_args(Protocol))
+    check_known(DOING, "rectify", rectify, get_args(Rectify))
     absolute = {layer.name: rectify == "abs" or (rectify == "auto" and layer.signed) for layer in network.layers}
     null_PN = None
     if permutations and not place.exact and labels is not None:
@@ -140,20 +140,7 @@ def measure_selectivity(
     with keeping(place) as kept:
         sweep = Sweep(network, absolute, place, kept, null_PN, group)
         sweep.run(tiles, progress)
-        ready = None
-        if place.exact and permutations:
-            labels_N = sweep.kept_labels
-            labels_QN = torch.cat([labels_N[None], permuted_labels(labels_N, permutations).long()])
-            ready = labellings(labels_QN, network.classes, from_sums=protocol == "faithful")
-        per_image = PerImage(sweep, ready, protocol)
-        frames = []
-        for number, layer in enumerate(network.layers):
-            found = columns(sweep.sums.of(sweep.neurons[layer.name]), sweep.counts, protocol)
-            signed = layer.signed and not absolute[layer.name]
-            extra = per_image.columns(layer, number % group.world, found["csi"], signed=signed)
-            if extra is not None:
-                mode = "exact" if place.exact else "streamed"
-                frames.append((number, _frame(layer, found | extra, "abs" if absolute[layer.name] else "none", mode)))
+        frames = _frames(sweep, protocol, permutations)
     frames = sorted((pair for part in group.gather(frames) for pair in part), key=lambda pair: pair[0])
     table = flag(pl.concat([frame for _, frame in frames]), initial)
     return SelectivityResult(
@@ -205,6 +192,25 @@ def flag(table: pl.DataFrame, initial: Mapping[str, np.ndarray] | None) -> pl.Da
     return table.with_columns(pl.Series("selective", selective_U.numpy()))
 
 
+def _frames(sweep: Sweep, protocol: Protocol, permutations: int) -> list[tuple[int, pl.DataFrame]]:
+    """A table of each layer that is this process's share, with the layer's number."""
+    ready = None
+    if sweep.place.exact and permutations:
+        labels_N = sweep.kept_labels
+        labels_QN = torch.cat([labels_N[None], permuted_labels(labels_N, permutations).long()])
+        ready = labellings(labels_QN, sweep.network.classes, from_sums=protocol == "faithful")
+    per_image, mode = PerImage(sweep, ready, protocol), "exact" if sweep.place.exact else "streamed"
+    frames = []
+    for number, layer in enumerate(sweep.network.layers):
+        absolute = sweep.absolute[layer.name]
+        found = columns(sweep.sums.of(sweep.neurons[layer.name]), sweep.counts, protocol)
+        signed = layer.signed and not absolute
+        extra = per_image.columns(layer, number % sweep.group.world, found["csi"], signed=signed)
+        if extra is not None:
+            frames.append((number, _frame(layer, found | extra, "abs" if absolute else "none", mode)))
+    return frames
+
+
 def _frame(layer: Layer, columns: Mapping[str, Tensor], rectified: str, mode: str) -> pl.DataFrame:
     neurons = pl.DataFrame({name: column.numpy() for name, column in columns.items()})
     return neurons.select(
@@ -216,8 +222,3 @@ def _frame(layer: Layer, columns: Mapping[str, Tensor], rectified: str, mode: st
         pl.lit(rectified).alias("rectify"),
         pl.lit(mode).alias("mode"),
     ).select(name for name in SCHEMAS["selectivity"] if name not in IDENTITY)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(DOING, found=f"there is no {name} {value!r}", remedy=nearest(value, choices))

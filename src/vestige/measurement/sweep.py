@@ -34,6 +34,7 @@ class Sweep:
       group: the processes that share the images.
 
     Attributes:
+      network, absolute, place, group: as given.
       classes: C.
       neurons: places of each layer's neurons among all, by layer name.
       counts: of the images of all processes.
@@ -53,7 +54,8 @@ class Sweep:
         null_PN: Tensor | None,
         group: Group,
     ):
-        self._network, self._place, self._kept, self._group, self._null_PN = network, place, kept, group, null_PN
+        self.network, self.absolute, self.place, self.group = network, absolute, place, group
+        self._kept, self._null_PN = kept, null_PN
         self.classes = network.classes
         sizes = [layer.units for layer in network.layers]
         ends = torch.tensor(sizes).cumsum(0).tolist()
@@ -111,7 +113,7 @@ class Sweep:
         tile = next(mine, None)
         seen = done = 0
         while True:
-            offered = self._group.gather(None if tile is None else (self._round(tile), self._labels(tile)))
+            offered = self.group.gather(None if tile is None else (self._round(tile), self._labels(tile)))
             rounds = [offer[0] for offer in offered if offer is not None]
             if not rounds:
                 break
@@ -123,7 +125,7 @@ class Sweep:
                 half_T = self.counts.take(labels_T)
                 places_T = torch.arange(seen, seen + len(labels_T))
                 seen += len(labels_T)
-                if rank == self._group.rank:
+                if rank == self.group.rank:
                     assert tile is not None
                     self._add(tile, labels_T, half_T, places_T)
                     done += len(labels_T)
@@ -136,11 +138,11 @@ class Sweep:
 
     def kept(self, layer: Layer, owner: int) -> Tensor | None:
         """Activations of the images that were kept, of all processes, at one of them: (N, U) in evaluation order."""
-        rows = self._group.rows_at(owner, self._kept.of(self.neurons[layer.name], self._units))
-        return rows if rows is None or self._group.world == 1 else rows[self._order]
+        rows = self.group.rows_at(owner, self._kept.of(self.neurons[layer.name], self._units))
+        return rows if rows is None or self.group.world == 1 else rows[self._order]
 
     def _round(self, tile: Tile) -> int:
-        return 0 if self._group.world == 1 else tile.number // self._group.world
+        return 0 if self.group.world == 1 else tile.number // self.group.world
 
     def _labels(self, tile: Tile) -> Tensor:
         labels_T = tile.labels[: tile.valid].cpu()
@@ -151,11 +153,11 @@ class Sweep:
         return read(activation, layer, self._valid, self._chosen)
 
     def _add(self, tile: Tile, labels_T: Tensor, half_T: Tensor, places_T: Tensor) -> None:
-        chosen_T = self._place.chosen(places_T.numpy())
-        self._valid, self._chosen = tile.valid, None if self._place.exact else chosen_T
+        chosen_T = self.place.chosen(places_T.numpy())
+        self._valid, self._chosen = tile.valid, None if self.place.exact else chosen_T
         logits_TC, readings = self._forward(tile.inputs)
         self._score(logits_TC[: tile.valid].double().cpu(), labels_T)
-        raw_TU = torch.cat([readings[layer.name].pooled for layer in self._network.layers], dim=1).cpu()
+        raw_TU = torch.cat([readings[layer.name].pooled for layer in self.network.layers], dim=1).cpu()
         a_TU = torch.where(self._absolute_U, raw_TU.abs(), raw_TU) if self._absolute_U.any() else raw_TU
         self.sums.add(a_TU, raw_TU, labels_T, half_T)
         for name, reading in readings.items():
@@ -163,7 +165,7 @@ class Sweep:
             self.sums.positions_U[self.neurons[name]] += reading.positions
         if self._null_PN is not None:
             self._add_permuted(a_TU.double(), self._null_PN[:, places_T])
-        if self._place.exact:
+        if self.place.exact:
             self._kept.add(a_TU)
         elif chosen_T.any():
             self._kept.add(a_TU[chosen_T])
@@ -194,11 +196,11 @@ class Sweep:
         tensors = [self._scores, *vars(self.sums).values()]
         if self.null_sums is not None:
             tensors += [self.null_sums, self.null_counts]
-        self._group.add_up(tensors)
+        self.group.add_up(tensors)
         for name, neurons in self.neurons.items():
             check_finite(self.sums.squares_U[neurons], f"layer {name}", doing=DOING)
         places, labels, half = (
-            torch.cat(self._group.gather(torch.cat(own)))
+            torch.cat(self.group.gather(torch.cat(own)))
             for own in (self._kept_places, self._kept_labels, self._kept_halves)
         )
         self._order = places.argsort()

@@ -3,6 +3,7 @@
 Shapes: N images of all, T of a tile, U neurons of a job.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,38 +163,54 @@ def estimated(
     neurons = sum(len(job.neurons) for job in jobs)
     if telling is not None:
         telling.expect({name: 1 + neurons * block.images // SCREENING_COST for name, block in named.items()})
-    fields, total = len(Estimates._fields), blocks.images
-    with _room(fields * neurons * total, memory) as flat:
-        held, start = [], 0
-        for job in jobs:
-            size = fields * len(job.neurons) * total
-            held.append(flat[start : start + size].view(fields, len(job.neurons), total))
-            start += size
-        labels, margins, places, tiles, done = [], [], [], {}, 0
-        made = pieces.all(list(named), lambda name: estimate_block(screen, named[name], jobs, ranking))
-        for piece in made:
+    with _room(len(Estimates._fields) * neurons * blocks.images, memory) as flat:
+        found = _Gathered(jobs, flat, blocks.images)
+        for piece in pieces.all(list(named), lambda name: estimate_block(screen, named[name], jobs, ranking)):
             if telling is not None:
                 telling.at()
-            if not piece:  # no image of the block could be read
-                continue
-            images = slice(done, done + len(piece["labels"]))
-            for number, of_job in enumerate(held):
-                for field, name in enumerate(Estimates._fields):
-                    of_job[field, :, images] = piece[f"{name}/{number}"]
-            labels.append(piece["labels"])
-            margins.append(piece["margins"])
-            places.append(piece["places"].numpy())
-            for tile, valid in piece["tiles"].tolist():
-                tiles[tile] = slice(done, done + valid)
-                done += valid
-        check_labels(torch.cat(labels) if labels else torch.empty(0), network.classes, doing=DOING)
-        yield Estimated(
-            torch.cat(labels),
-            torch.cat(margins),
-            np.concatenate(places),
-            tiles,
-            [Estimates(*of_job[:, :, :done]) for of_job in held],
-        )
+            if piece:  # else no image of the block could be read
+                found.add(piece)
+        check_labels(torch.cat(found.labels) if found.labels else torch.empty(0), network.classes, doing=DOING)
+        yield found.estimated()
+
+
+class _Gathered:
+    """Pieces of blocks, put together as they come.
+
+    Args:
+      jobs: the neurons.
+      flat: room for all estimates.
+      images: N at most.
+    """
+
+    def __init__(self, jobs: Sequence[Job], flat: Tensor, images: int):
+        shapes = [(len(Estimates._fields), len(job.neurons), images) for job in jobs]
+        parts = flat.split([math.prod(shape) for shape in shapes])
+        self._held = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        self._margins: list[Tensor] = []
+        self._places: list[np.ndarray] = []
+        self._tiles: dict[int, slice] = {}
+        self._done = 0
+        self.labels: list[Tensor] = []
+
+    def add(self, piece: Piece) -> None:
+        """The next block."""
+        images = slice(self._done, self._done + len(piece["labels"]))
+        for number, of_job in enumerate(self._held):
+            for field, name in enumerate(Estimates._fields):
+                of_job[field, :, images] = piece[f"{name}/{number}"]
+        self.labels.append(piece["labels"])
+        self._margins.append(piece["margins"])
+        self._places.append(piece["places"].numpy())
+        for tile, valid in piece["tiles"].tolist():
+            self._tiles[tile] = slice(self._done, self._done + valid)
+            self._done += valid
+
+    def estimated(self) -> Estimated:
+        """All of them."""
+        estimates = [Estimates(*of_job[:, :, : self._done]) for of_job in self._held]
+        labels_N, margins_N = torch.cat(self.labels), torch.cat(self._margins)
+        return Estimated(labels_N, margins_N, np.concatenate(self._places), self._tiles, estimates)
 
 
 @contextmanager

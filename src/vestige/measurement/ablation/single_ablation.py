@@ -82,32 +82,20 @@ def ablate_singly(
       DataError: no images, or labels outside the model's classes.
       ModelError: the network has diverged, or it cannot be replayed from the middle.
     """
-    telling = telling or Telling(pieces, None)
-    checked: dict[str, float] = {}
+    telling, checked = telling or Telling(pieces, None), {}
     variances: Sequence[torch.Tensor | None] = [None] * len(tasks)
+    of = {"ranking": ranking, "pieces": pieces, "telling": telling}
     if mode == "exact":
         sums = _exact(network, blocks, tasks, ranking, pieces, per_input, telling)
     elif mode == "controlled":
-        found = controlled(
-            network,
-            blocks,
-            tasks,
-            ranking=ranking,
-            precision=precision,
-            pieces=pieces,
-            seed=seed,
-            memory=memory,
-            telling=telling,
-        )
+        found = controlled(network, blocks, tasks, precision=precision, seed=seed, memory=memory, **of)
         sums, variances = [one.sums for one in found], [one.variance for one in found]
     else:
-        sums = screened(network, blocks, tasks, ranking=ranking, pieces=pieces, memory=memory, telling=telling)
+        sums = screened(network, blocks, tasks, memory=memory, **of)
         variances = [torch.full((task.count,), torch.nan) for task in tasks]  # of the estimates nothing is known
-        checked = check_screening(network, blocks, tasks, ranking=ranking, pieces=pieces, seed=seed, telling=telling)
-    frames = [
-        task.frames(total, ranking, mode, variance)
-        for task, total, variance in zip(tasks, sums, variances, strict=True)
-    ]
+        checked = check_screening(network, blocks, tasks, seed=seed, **of)
+    made = zip(tasks, sums, variances, strict=True)
+    frames = [task.frames(total, ranking, mode, variance) for task, total, variance in made]
     table, by_class = ([frame[place] for frame in frames] for place in (0, 1))
     return Ablated(joined(table, "ablation"), joined(by_class, "ablation-by-class"), checked)
 
