@@ -3,7 +3,7 @@
 Shapes: T images of a tile (its valid ones), U neurons of a layer, R replays, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from vestige.data.loader import Tile
 from vestige.formulas.effects import Outcomes, outcomes
+from vestige.measurement.ablation.fixed_forwards import forwards, how_they_did
 from vestige.measurement.ablation.replacing import Replacement
 from vestige.measurement.ablation.replay import Edits
 from vestige.measurement.network import Network, check_finite
@@ -61,16 +62,13 @@ class FullForwards:
 
     def outcomes(self, held: Run, images_R: Tensor, edits: Callable[[Tensor], Edits]) -> Outcomes:
         """How R replays did, each of one image under its edit."""
-        size, parts = len(held.labels), [outcomes(held.logits[:0], held.labels[:0])]
-        for places_P in torch.arange(len(images_R), device=images_R.device).split(size):
-            if not len(places_P):
-                continue
-            short = size - len(places_P)
-            padded_P = torch.cat([places_P, places_P[:1].expand(short)])
-            inputs = tree_map(lambda leaf, rows=images_R[padded_P]: leaf[rows.to(leaf.device)], held.inputs)
-            logits = self._logits(inputs, edits(padded_P))[: len(places_P)]
-            parts.append(outcomes(logits, held.labels[images_R[places_P]]))
-        return Outcomes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+        def logits() -> Iterator[Tensor]:
+            for these, places_P in forwards(len(images_R), len(held.labels), images_R.device):
+                inputs = tree_map(lambda leaf, rows=images_R[places_P]: leaf[rows.to(leaf.device)], held.inputs)
+                yield self._logits(inputs, edits(places_P))[: these.stop - these.start]
+
+        return how_they_did(logits(), held.labels[images_R])
 
     def _logits(self, inputs: Any, edits: Edits) -> Tensor:
         with torch.no_grad(), self._network.autocast(inputs):

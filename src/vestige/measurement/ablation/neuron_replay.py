@@ -16,6 +16,7 @@ from vestige.data.loader import Tile
 from vestige.errors import ModelError
 from vestige.formulas.effects import Outcomes, outcomes
 from vestige.measurement.ablation.agreeing import agree
+from vestige.measurement.ablation.fixed_forwards import affordable, forwards, how_they_did
 from vestige.measurement.ablation.replacing import Constant, Replacement
 from vestige.measurement.network import Network, check_finite
 from vestige.models.layers import Layer
@@ -24,8 +25,7 @@ from vestige.models.operations import only_tensor
 from vestige.models.pairs import Pairs
 from vestige.models.replaying import Replayer
 
-# P follows from these and the shapes alone, never from the memory there is: the last bits of numbers depend
-# on it. On a CPU the largest activation of P replays should stay in the cache.
+# On a CPU the largest activation of P replays should stay in the cache.
 FORWARD_BYTES = {"cpu": 8 << 20}
 FORWARD_BYTES_ELSEWHERE = 1 << 30
 FEWEST, MOST = 16, 4096
@@ -85,12 +85,7 @@ class NeuronReplay:
           units_R: the neuron of each, int64.
           replacement: what is written; None: nothing.
         """
-        labels_R = held.labels[images_R]
-        parts, done = [outcomes(held.logits[:0], labels_R[:0])], 0
-        for logits_PC in self.logits(held.values, images_R, units_R, replacement):
-            parts.append(outcomes(logits_PC, labels_R[done : done + len(logits_PC)]))
-            done += len(logits_PC)
-        return Outcomes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return how_they_did(self.logits(held.values, images_R, units_R, replacement), held.labels[images_R])
 
     @torch.no_grad()
     def logits(
@@ -98,24 +93,21 @@ class NeuronReplay:
     ) -> Iterator[Tensor]:
         """Logits of successive replays; arguments as for `outcomes`."""
         assert self._replayer is not None, "a tile must have been held"
-        total = len(images_R)
-        rows = min(self.rows, max(FEWEST, 1 << (total - 1).bit_length()))
-        for start in range(0, total, rows):
-            chosen_P = torch.arange(start, start + rows, device=images_R.device).clamp(max=total - 1)
-            pairs = Pairs.of(images_R[chosen_P], units_R[chosen_P])
+        rows = min(self.rows, max(FEWEST, 1 << (len(images_R) - 1).bit_length()))
+        for these, places_P in forwards(len(images_R), rows, images_R.device):
+            pairs = Pairs.of(images_R[places_P], units_R[places_P])
 
             def replace(own_P: Tensor, pairs: Pairs = pairs) -> Tensor:
                 return own_P if replacement is None else replacement.of(pairs.images, pairs.units)
 
-            yield self._replayer.logits(values, pairs, replace)[: total - start]
+            yield self._replayer.logits(values, pairs, replace)[: these.stop - these.start]
 
     @cached_property
     def rows(self) -> int:
         """P at most, a power of two."""
         assert self._replayer is not None, "a tile must have been held"
         budget = FORWARD_BYTES.get(self.network.device.type, FORWARD_BYTES_ELSEWHERE)
-        affordable = max(1, budget // (self._replayer.widest * DTYPES[self.network.dtype].itemsize))
-        return min(max(1 << (affordable.bit_length() - 1), FEWEST), MOST)
+        return affordable(self._replayer.widest * DTYPES[self.network.dtype].itemsize, budget, FEWEST, MOST)
 
     def replayer(self, inputs: Any) -> Replayer:
         """What replays the network from this layer on; checked against full forwards of some inputs.

@@ -12,8 +12,9 @@ from torch import Tensor, fx
 
 from vestige.data.loader import Tile
 from vestige.errors import ModelError
-from vestige.formulas.effects import Outcomes, outcomes
+from vestige.formulas.effects import Outcomes
 from vestige.measurement.ablation.agreeing import agree
+from vestige.measurement.ablation.fixed_forwards import affordable, forwards, how_they_did
 from vestige.measurement.network import Dtype
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
@@ -22,8 +23,7 @@ from vestige.models.observing import logits_of
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
 """For a node's name, what its value (P replays first) is replaced by."""
 
-# P follows from these and the shapes alone, never from the memory there is: the last bits of numbers depend
-# on it. On a CPU one activation of P replays stays in a core's cache.
+# On a CPU one activation of P replays stays in a core's cache.
 FORWARD_BYTES = {"cpu": 2 << 20}
 FORWARD_BYTES_ELSEWHERE = 256 << 20
 FEWEST, MOST = 8, 1024
@@ -73,12 +73,7 @@ class Replay:
 
     def outcomes(self, held: Held, images_R: Tensor, edits: Callable[[Tensor], Edits]) -> Outcomes:
         """How R replays did; arguments and errors as for `logits`."""
-        parts, done = [], 0
-        for logits_PC in self.logits(held, images_R, edits):
-            labels_P = held.labels[images_R[done : done + len(logits_PC)]]
-            parts.append(outcomes(logits_PC, labels_P))
-            done += len(logits_PC)
-        return Outcomes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return how_they_did(self.logits(held, images_R, edits), held.labels[images_R])
 
     def logits(self, held: Held, images_R: Tensor, edits: Callable[[Tensor], Edits]) -> Iterator[Tensor]:
         """Replay images of a tile, each under an edit of its own.
@@ -96,13 +91,11 @@ class Replay:
         Raises:
           ModelError: the unedited replays do not give the network's own logits.
         """
-        rows, total = self._rows(held), len(images_R)
-        for start in range(0, total, rows):
-            replays_P = torch.arange(start, start + rows, device=images_R.device).clamp(max=total - 1)
-            logits_PC = self._run(held, images_R[replays_P], edits(replays_P))
-            unedited = max(0, min(held.valid - start, rows))
-            self._check(logits_PC[:unedited], held.logits[start : start + unedited])
-            yield logits_PC[: total - start]
+        for these, places_P in forwards(len(images_R), self._rows(held), images_R.device):
+            logits_PC = self._run(held, images_R[places_P], edits(places_P))[: these.stop - these.start]
+            intact_PC = held.logits[: held.valid][these]
+            self._check(logits_PC[: len(intact_PC)], intact_PC)
+            yield logits_PC
 
     def _run(self, held: Held, images_P: Tensor, edits: Edits) -> Tensor:
         values = [_taken(value, images_P) if name in self._per_image else value for name, value in held.values.items()]
@@ -111,11 +104,10 @@ class Replay:
         return logits_of(_Editing(self._suffix.module, edits).run(*values))
 
     def _rows(self, held: Held) -> int:
-        """P: a power of two."""
+        """P."""
         value = held.values[self.node]
         budget = FORWARD_BYTES.get(value.device.type, FORWARD_BYTES_ELSEWHERE)
-        affordable = max(1, budget // (value[0].numel() * value.element_size()))
-        return min(max(1 << (affordable.bit_length() - 1), FEWEST), MOST)
+        return affordable(value[0].numel() * value.element_size(), budget, FEWEST, MOST)
 
     def _check(self, replayed: Tensor, whole: Tensor) -> None:
         # Batches are taken to run along the first axis of every live value; a network may do otherwise.
