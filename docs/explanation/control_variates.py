@@ -36,11 +36,11 @@ REPETITIONS = 100
 PRECISIONS = (1.1, 1.5, 2.0)
 
 
-def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """ResNet-8 of width 16, trained on 600 digits, and the other 1,197 digits."""
+def trained(width: int = 16) -> tuple[nn.Module, Tensor, Tensor]:
+    """ResNet-8, trained on 600 digits, and the other 1,197 digits."""
     digits = load_digits()
     inputs, labels = torch.from_numpy(digits.images).float()[:, None] / 8 - 1, torch.from_numpy(digits.target).long()
-    model = build(ModelConfig(name="resnet8", width=16), classes=10, channels=1, size=8, seed=0)
+    model = build(ModelConfig(name="resnet8", width=width), classes=10, channels=1, size=8, seed=0)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):

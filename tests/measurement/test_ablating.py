@@ -1,19 +1,14 @@
 """`vestige.ablate` on small networks, against full forwards with hooks."""
 
-from dataclasses import replace
-
 import hooked
 import numpy as np
 import polars as pl
 import pytest
 import torch
-import torchvision
-from hooked import hooked_forward
 from polars.testing import assert_frame_equal
 from torch import nn
 
 import vestige
-from vestige.errors import ConfigError, DataError, StoreError
 from vestige.measurement.ablation.blocks import BLOCK_IMAGES
 from vestige.runs.tables import IDENTITY, SCHEMAS
 
@@ -119,65 +114,6 @@ def test_some_neurons_only(model, images, result):
         assert_frame_equal(found.table, wanted, check_exact=True)
 
 
-@torch.no_grad()
-def test_groups_are_ablated_together(model, images):
-    rows = [
-        ("layer1.0", 1, "b"),
-        ("layer3.0", 5, "b"),
-        ("layer1.0", 2, "a"),
-        ("layer2.0", 3, "b"),
-        ("layer2.0", 4, "c"),
-    ]
-    groups = pl.DataFrame(rows, schema=["layer", "neuron", "group"], orient="row")
-    found = vestige.ablate(model, images, groups=groups, value=("mean", "resample"), batch_norm="stored", batch_size=8)
-    assert found.groups is not None
-    assert found.groups.columns == [
-        "group",
-        "neurons",
-        "value",
-        "loss_delta",
-        "loss_delta_se",
-        "top1_delta",
-        "right_to_wrong",
-        "wrong_to_right",
-    ]
-    assert found.groups.select("group", "neurons", "value").rows() == [
-        (group, n, value) for value in ("mean", "resample") for group, n in (("b", 3), ("a", 1), ("c", 1))
-    ]
-    inputs, labels = images
-    mean = {(r["layer"], r["neuron"]): r["mean"] for r in found.ranking.to_dicts()}
-    before = model(inputs)
-    replaced = {layer: ([u], torch.tensor([mean[layer, u]])) for layer, u, group in rows if group == "b"}
-    after = hooked_forward(model, inputs, replaced)
-    losses = [nn.functional.cross_entropy(x.double(), labels, reduction="none") for x in (before, after)]
-    right = [x.argmax(1) == labels for x in (before, after)]
-    row = found.groups.row(0, named=True)
-    assert row["loss_delta"] == pytest.approx((losses[1] - losses[0]).mean().item(), abs=3e-6)
-    assert row["loss_delta_se"] == pytest.approx((losses[1] - losses[0]).std().item() / N**0.5, abs=3e-6)
-    assert row["right_to_wrong"] == pytest.approx((right[0] & ~right[1]).double().mean().item())
-    assert row["wrong_to_right"] == pytest.approx((~right[0] & right[1]).double().mean().item())
-    # a group of one is the neuron alone, which is in the table too
-    singles = {(r["layer"], r["neuron"], r["value"]): r["loss_delta"] for r in found.table.to_dicts()}
-    assert len(singles) == 2 * len(rows)
-    for row in found.groups.filter(pl.col("group") == "a").to_dicts():
-        assert row["loss_delta"] == pytest.approx(singles["layer1.0", 2, row["value"]], abs=3e-6)
-
-
-def test_without_the_last_layer_only_the_bias_of_the_head_is_left(model, images):
-    inputs, labels = images
-    groups = {"layer": ["layer3.0"] * 32, "neuron": list(range(32)), "group": ["all"] * 32}
-    found = vestige.ablate(model, images, groups=groups, neurons={}, value="zero", batch_norm="stored").groups
-    with torch.no_grad():
-        logits = model(inputs).double()
-        (head,) = (module for module in model.modules() if isinstance(module, nn.Linear))
-        bias = head.bias.double().expand(N, -1)
-        losses = [nn.functional.cross_entropy(rows, labels) for rows in (bias, logits)]
-        right = [(rows.argmax(1) == labels).double().mean() for rows in (bias, logits)]
-    row = found.row(0, named=True)
-    assert row["loss_delta"] == pytest.approx(float(losses[0] - losses[1]), abs=1e-6)
-    assert row["top1_delta"] == pytest.approx(float(right[0] - right[1]), abs=1e-6)
-
-
 def test_each_image_s_change_is_written(model, images, result, tmp_path):
     vestige.ablate(model, images, batch_norm="stored", batch_size=8, per_input=True, folder=tmp_path)
     changes = np.load(tmp_path / "per_input/zero/layer2.0.npy")
@@ -271,18 +207,6 @@ def test_other_precisions(model, images, result, dtype):
     assert any("bfloat16: on the first" in note for note in found.notes) == (dtype == "bfloat16")
 
 
-def test_groups_in_bfloat16_of_a_network_that_is_deep():
-    """Replays round otherwise than the whole network, by more than float32 would ever."""
-    model, images = hooked.randomised(torchvision.models.resnet18(num_classes=10)), hooked.images(12, 3, 32)
-    groups = {"layer": ["layer1.0", "layer2.0"], "neuron": [1, 2], "group": ["a", "a"]}
-    deltas = []
-    for dtype in ("float32", "bfloat16"):
-        found = vestige.ablate(model, images, groups=groups, batch_norm="stored", dtype=dtype)
-        assert found.groups is not None
-        deltas.append(found.groups["loss_delta"].item())
-    assert 0 < abs(deltas[0] - deltas[1]) < 0.05
-
-
 def test_a_class_map(model, images, result):
     inputs, labels = images
     found = vestige.ablate(
@@ -324,157 +248,6 @@ def test_tables_are_written_with_what_made_them(result, tmp_path):
     assert_frame_equal(pl.read_parquet(tmp_path / "ablation.parquet"), result.table, check_exact=True)
 
 
-BAD = {
-    "value": (
-        {"value": "nought"},
-        "ablating neurons: there is no value 'nought'. Choose one of 'zero', 'mean', 'resample'.",
-    ),
-    "mode": ({"mode": "exactly"}, "ablating neurons: there is no mode 'exactly'. Did you mean 'exact'?"),
-    "precision": ({"precision": 1.0}, "ablating neurons: precision is 1.0. Give a number above 1, such as 1.1."),
-    "memory": (
-        {"memory": "1 banana"},
-        "reading the memory limit: '1 banana' is no amount of memory. Write bytes, '4GiB' or '500MB'.",
-    ),
-    "no memory": (
-        {"memory": 0},
-        "reading the memory limit: '0' is no amount of memory. Write bytes, '4GiB' or '500MB'.",
-    ),
-    "neuron": (
-        {"neurons": {"layer1.0": [0, 8]}},
-        "choosing neurons to ablate: layer 'layer1.0' has no neuron 8. Its neurons are 0 to 7.",
-    ),
-    "no index": (
-        {"neurons": {"layer1.0": ["first"]}},
-        "choosing neurons to ablate: layer 'layer1.0' has no neuron 'first'. Its neurons are 0 to 7.",
-    ),
-    "none": (
-        {"neurons": {"layer1.0": []}},
-        "choosing neurons to ablate: none is named. Name one at least, or leave it out for all.",
-    ),
-    "no table": (
-        {"neurons": 3},
-        "choosing neurons to ablate: neurons is a int. Give a table with the columns layer and neuron.",
-    ),
-    "groups": (
-        {"groups": {"layer": ["layer1.0"], "neuron": [0]}},
-        "reading the groups of neurons: the table has no column 'group', but layer and neuron. "
-        "Give a table with the columns layer, neuron and group.",
-    ),
-    "no groups": (
-        {"groups": {"layer": [], "neuron": [], "group": []}},
-        "reading the groups of neurons: the table has no row. Give a row for each neuron of a group.",
-    ),
-    "per_input": (
-        {"per_input": True},
-        "ablating neurons: per_input=True without a folder. Give a folder, and mode='exact'.",
-    ),
-    "both": (
-        {"held_out": True, "ranking_data": (torch.zeros(1), torch.zeros(1))},
-        "ablating neurons: both ranking_data and held_out=True. Give one of them.",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_makes_no_sense_is_said(model, images, name):
-    options, message = BAD[name]
-    with pytest.raises(ConfigError) as caught:
-        vestige.ablate(model, images, **options)
-    assert str(caught.value) == message
-
-
-def test_an_unknown_layer_is_said(model, images):
-    for options in ({"neurons": {"layer9": [0]}}, {"groups": {"layer": ["layer9"], "neuron": [0], "group": [0]}}):
-        with pytest.raises(ValueError, match="layer9"):
-            vestige.ablate(model, images, **options)
-
-
-def test_a_folder_of_another_model_is_refused(model, images, tmp_path):
-    options = {"neurons": {"layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
-    vestige.ablate(model, images, **options)
-    with pytest.raises(StoreError) as caught:
-        vestige.ablate(hooked.randomised(hooked.resnet8(), seed=1), images, **options)
-    assert str(caught.value).startswith(
-        f"going on in {tmp_path / 'pieces'}: its pieces were made by other settings: weights is "
-    )
-    assert str(caught.value).endswith("Give another folder, or delete this one.")
-
-
-class Scaled(nn.Module):
-    """A network whose weights do not say all that it does."""
-
-    def __init__(self, model: nn.Module, buffer: float = 1.0, constant: float = 1.0):
-        super().__init__()
-        self.model, self.constant = model, constant
-        self.register_buffer("scale", torch.tensor(buffer), persistent=False)
-
-    def forward(self, x):
-        return self.model(x * self.constant) * self.scale
-
-
-@pytest.mark.parametrize(("change", "said"), [({"buffer": 2.0}, "buffers is"), ({"constant": 2.0}, "intact is")])
-def test_a_folder_of_another_forward_is_refused(model, images, tmp_path, change, said):
-    options = {"neurons": {"model.layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
-    for _ in range(2):
-        vestige.ablate(Scaled(model), images, **options)
-    with pytest.raises(StoreError, match=said):
-        vestige.ablate(Scaled(model, **change), images, **options)
-
-
-@pytest.mark.parametrize("kind", ["tensors", "batches", "dataset", "ranking_data"])
-def test_a_folder_of_other_images_is_refused(model, images, tmp_path, kind):
-    changed = images[0].clone()
-    changed[-1] += 1
-
-    def ablate(inputs):
-        pairs = list(zip(inputs, images[1].tolist(), strict=True))
-        data = {
-            "tensors": (inputs, images[1]),
-            "batches": [(inputs[:30], images[1][:30]), (inputs[30:], images[1][30:])],
-            "dataset": Listed(pairs),
-            "ranking_data": images,
-        }[kind]
-        other = (inputs, images[1]) if kind == "ranking_data" else None
-        options = {"neurons": {"layer1.0": [0]}, "batch_norm": "stored", "batch_size": 8, "folder": tmp_path}
-        return vestige.ablate(model, data, ranking_data=other, **options)
-
-    for _ in range(2):
-        ablate(images[0])
-    with pytest.raises(StoreError, match=r"data\.inputs is"):
-        ablate(changed)
-
-
-class Listed(torch.utils.data.Dataset):
-    """A map-style dataset."""
-
-    def __init__(self, pairs: list):
-        self.pairs = pairs
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, index: int):
-        return self.pairs[index]
-
-
-def test_layers_of_one_name_have_pieces_of_their_own(model, images, tmp_path):
-    """A layer that is read elsewhere under the name that another had."""
-    first, second = (
-        vestige.ablate(model, images, layers=[name], neurons={name: [0]}, batch_norm="stored")
-        for name in ("layer1.0", "layer3.0")
-    )
-    renamed = replace(second.layers[0], name="layer1.0")
-    for layers, expected in ((first.layers, first), ([renamed], second)):
-        options = {"layers": layers, "neurons": {"layer1.0": [0]}, "batch_norm": "stored", "folder": tmp_path}
-        found = vestige.ablate(model, images, **options)
-        assert found.table["loss_delta"].to_list() == expected.table["loss_delta"].to_list()
-
-
-def test_data_that_can_be_read_once_are_refused(model, images):
-    with pytest.raises(DataError, match="can be read only once"):
-        vestige.ablate(model, iter([images]))
-
-
 @pytest.mark.parametrize("mode", ["screen", "controlled"])
 @pytest.mark.parametrize("value", ["zero", "mean", "resample"])
 def test_infinite_gradients_leave_no_hole_in_the_table(mode, value, images):
@@ -490,54 +263,6 @@ def test_infinite_gradients_leave_no_hole_in_the_table(mode, value, images):
     found = vestige.ablate(Rooted().eval(), images, mode=mode, value=value, batch_norm="stored").table
     for column in ("loss_delta", "top1_delta", "preferred_delta"):
         assert found[column].is_finite().all()
-
-
-ROWS = {"layer": ["layer1.0"] * 3, "neuron": [0, 1, 2]}
-NO_GROUPS = {
-    "nan": ({**ROWS, "group": ["a", float("nan"), "a"]}, "a group is named nan. Name every group by text or a number."),
-    "none": ({**ROWS, "group": ["a", None, "a"]}, "a group is named None. Name every group by text or a number."),
-    "list": ({**ROWS, "group": [[1], [1], [2]]}, "a group is named [1], a list. Name every group by text or a number."),
-    "alike": (
-        {**ROWS, "group": ["1", 1, 1]},
-        "2 groups are named 1, as text and otherwise. Give each a name of its own, of one type.",
-    ),
-    "unequal": (
-        {**ROWS, "group": ["a", "b"]},
-        "the columns layer, neuron and group have 3, 3 and 2 rows. Give columns of equal length.",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NO_GROUPS)
-@pytest.mark.parametrize("layers", [None, ["layer1.0"]])
-def test_groups_that_cannot_be_read_are_said_before_any_work(name, layers, model):
-    groups, message = NO_GROUPS[name]
-    with pytest.raises(ConfigError) as caught:  # the images would be refused when they are read
-        vestige.ablate(model, None, layers, groups=groups)
-    assert str(caught.value) == f"reading the groups of neurons: {message}"
-
-
-def test_neurons_in_columns_of_unequal_length_are_said_before_any_work(model):
-    with pytest.raises(ConfigError) as caught:
-        vestige.ablate(model, None, neurons={"layer": ["layer1.0"], "neuron": [0, 1]})
-    assert str(caught.value) == (
-        "choosing neurons to ablate: the columns layer and neuron have 1 and 2 rows. Give columns of equal length."
-    )
-
-
-def test_groups_are_named_as_text(model, images):
-    found = vestige.ablate(model, images, groups={**ROWS, "group": ["a", 1, 1]}, batch_norm="stored", batch_size=8)
-    assert found.groups is not None
-    assert found.groups.select("group", "neurons").rows() == [("a", 1), ("1", 2)]
-
-
-def test_a_value_that_is_given_twice_is_ablated_once(model, images):
-    options = {"neurons": {"layer1.0": [0, 1]}, "batch_norm": "stored", "batch_size": 8}
-    twice = vestige.ablate(model, images, value=["zero", "zero"], groups={**ROWS, "group": ["a"] * 3}, **options)
-    assert twice.groups is not None
-    assert twice.table.height == 2
-    assert twice.groups.height == 1
-    assert_frame_equal(twice.table, vestige.ablate(model, images, value="zero", **options).table)
 
 
 def test_one_neuron_is_too_few_to_check_screening(model, images):

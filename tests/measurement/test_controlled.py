@@ -6,10 +6,9 @@ import pytest
 import torch
 from hooked import CLASSES
 from scipy.stats import spearmanr
-from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn.functional import cross_entropy
 
+from scripts import docs_script
 from vestige.errors import DataError
 from vestige.formulas.control import controlled_effects
 from vestige.formulas.effects import Totals, neuron_effects
@@ -41,18 +40,7 @@ def exactly(network: Network, of: Blocks, ranking: Ranking, job: Job) -> Totals:
 @pytest.fixture(scope="module", name="trained")
 def _trained():
     """A small network, trained on a third of the digits, and the others."""
-    digits = load_digits()
-    inputs = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
-    labels = torch.from_numpy(digits.target).long()
-    model = hooked.build(hooked.ModelConfig(name="resnet8", width=8), classes=CLASSES, channels=1, size=8, seed=0)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(8):
-        for batch in torch.randperm(600, generator=generator).split(50):
-            optimiser.zero_grad()
-            cross_entropy(model(inputs[batch]), labels[batch]).backward()
-            optimiser.step()
-    return model.eval(), inputs[600:], labels[600:]
+    return docs_script("explanation/control_variates.py").trained(width=8)
 
 
 @pytest.fixture(scope="module", name="network")

@@ -1,23 +1,16 @@
 """What selectivity's statistics promise, on simulated layers: no bias, uniform p-values, few false discoveries."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from scripts import docs_script
+
 torch.set_num_threads(1)
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "explanation" / "selectivity_statistics.py"
-spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-simulation = sys.modules[SCRIPT.stem] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(simulation)
-
+simulation = docs_script("explanation/selectivity_statistics.py")
 QUICK = simulation.Setting(10, 40, datasets=40)
 SLOW = simulation.SETTINGS
 RATES, LAYERS = simulation.RATES, simulation.NULL_LAYERS

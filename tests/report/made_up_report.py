@@ -79,78 +79,74 @@ def made_up_manifests(study: StudyConfig) -> dict[tuple[str, int], Manifest]:
     }  # fmt: skip
 
 
+CLAIMS = (
+    ("C1", "Emergence", "Class-selective neurons emerge early in training, then recede rapidly but not completely",
+     "Mean csi_cv at its peak is 1.61 times that at initialisation and 1.37 times that at the end.", "supported"),
+    ("C2", "Importance", "Ablating class-selective neurons harms the network early in training, and much less later",
+     "The claim is not supported: ablating class-selective neurons early takes 0.012 more of the area than activity-matched ones.",
+     "not supported"),
+    ("C3", "Linearity", "The network is close to a linear regime early in training",
+     "More linear, not shown to be close to linear. The claim stays open: the Kalimeris share is not measured yet.", "inconclusive"),
+    ("C4", "Causality", "Suppressing selectivity from the start harms the final accuracy; only later it hardly does",
+     "The claim is contradicted: 'early' costs -3.1 points of final accuracy.", "contradicted"),
+)  # fmt: skip
+CLAUSES = (
+    ("C1.rise", "ln ratio", "ln m(t*)/m(0)", math.log(1.2), 0.476, 0.11, "supported"),
+    ("C1.fall", "ln ratio", "ln m(t*)/m(T)", math.log(1.2), 0.315, 0.09, "supported"),
+    ("C1.rapid", "csi_cv", "(m(t*) + m(T))/2 - m(0.25 T)", 0.0, 0.021, 0.008, "supported"),
+    ("C1.remains", "csi_cv", "m(T)", 0.02, 0.141, 0.02, "supported"),
+    ("C2.early.zero", "area", "D(early), ablated to zero", 0.05, 0.012, 0.02, "not supported"),
+    ("C2.change.zero", "area", "D(early) - D(T), ablated to zero", 0.05, 0.03, 0.05, "inconclusive"),
+    ("C3.a", "ln ratio", "ln midpoint-logit(T)/midpoint-logit(early)", math.log(1.25), 0.31, 0.08, "supported"),
+    ("C3.b.level", "share", "Kalimeris share(early)", 0.8, None, 0, "not measured"),
+    ("C4.a", "accuracy", "H(early)", 0.02, -0.031, 0.009, "contradicted"),
+    ("C4.b", "accuracy", "H(late)", 0.02, 0.004, 0.006, "supported"),
+    ("C4.c", "accuracy", "H(early) - H(mid)", 0.02, 0.008, 0.016, "inconclusive"),
+    ("C4.d", "accuracy", "H(eta2-early) - H(permuted-eta2-early)", 0.01, 0.043, 0.012, "supported"),
+)
+"""Identity, unit, statistic, smallest effect, estimate and half its interval, verdict."""
+BESIDE = {
+    "statistic": "ln eta2_adj(t*)/eta2_adj(T)",
+    "unit": "ln ratio",
+    "estimate": 0.02,
+    "low": -0.05,
+    "high": 0.09,
+    "note": "",
+}
+
+
 def made_up_claims(study: StudyConfig) -> dict[str, Any]:
     """Each verdict once; numbers of C4 by hand."""
-    seeds = list(study.seeds)
+    claims = [
+        {
+            "id": name, "title": title, "statement": statement, "sentence": sentence, "verdict": verdict,
+            "p_value": 0.01, "p_holm": 0.031, "note": "",
+            "clauses": [_clause(*row, seeds=list(study.seeds)) for row in CLAUSES if row[0].startswith(name)],
+            "beside": [BESIDE] if name == "C1" else [],
+        }
+        for name, title, statement, sentence, verdict in CLAIMS
+    ]  # fmt: skip
+    return {"version": 1, "note": "", "claims": claims}
 
-    def clause(
-        name: str,
-        unit: str,
-        statistic: str,
-        d: float,
-        estimate: float | None,
-        half: float,
-        verdict: str,
-        note: str = "",
-    ) -> dict[str, Any]:
-        values = [] if estimate is None else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
-        return {
-            "id": name, "statistic": statistic, "unit": unit, "direction": "below" if name == "C4.b" else "at least",
-            "smallest_effect": d, "estimate": estimate, "low": None if estimate is None else estimate - half,
-            "high": None if estimate is None else estimate + half, "seeds": seeds if values else [], "values": values,
-            "verdict": verdict, "note": note, "p_value": None if estimate is None else 0.004,
-        }  # fmt: skip
 
-    def claim(
-        name: str,
-        title: str,
-        statement: str,
-        sentence: str,
-        verdict: str,
-        clauses: list[dict[str, Any]],
-        beside: list[Any],
-    ) -> dict[str, Any]:
-        return {"id": name, "title": title, "statement": statement, "sentence": sentence, "verdict": verdict, "p_value": 0.01,
-                "p_holm": 0.031, "note": "", "clauses": clauses, "beside": beside}  # fmt: skip
-
+def _clause(
+    name: str,
+    unit: str,
+    statistic: str,
+    d: float,
+    estimate: float | None,
+    half: float,
+    verdict: str,
+    *,
+    seeds: list[int],
+) -> dict[str, Any]:
+    values = [] if estimate is None else [estimate + half * x for x in np.linspace(-0.7, 0.7, len(seeds)).tolist()]
     return {
-        "version": 1,
-        "note": "",
-        "claims": [
-            claim(
-                "C1", "Emergence", "Class-selective neurons emerge early in training, then recede rapidly but not completely",
-                "Mean csi_cv at its peak is 1.61 times that at initialisation and 1.37 times that at the end.", "supported",
-                [clause("C1.rise", "ln ratio", "ln m(t*)/m(0)", math.log(1.2), 0.476, 0.11, "supported"),
-                 clause("C1.fall", "ln ratio", "ln m(t*)/m(T)", math.log(1.2), 0.315, 0.09, "supported"),
-                 clause("C1.rapid", "csi_cv", "(m(t*) + m(T))/2 - m(0.25 T)", 0.0, 0.021, 0.008, "supported"),
-                 clause("C1.remains", "csi_cv", "m(T)", 0.02, 0.141, 0.02, "supported")],
-                [{"statistic": "ln eta2_adj(t*)/eta2_adj(T)", "unit": "ln ratio", "estimate": 0.02, "low": -0.05, "high": 0.09, "note": ""}],
-            ),
-            claim(
-                "C2", "Importance", "Ablating class-selective neurons harms the network early in training, and much less later",
-                "The claim is not supported: ablating class-selective neurons early takes 0.012 more of the area than activity-matched ones.",
-                "not supported",
-                [clause("C2.early.zero", "area", "D(early), ablated to zero", 0.05, 0.012, 0.02, "not supported"),
-                 clause("C2.change.zero", "area", "D(early) - D(T), ablated to zero", 0.05, 0.03, 0.05, "inconclusive")],
-                [],
-            ),
-            claim(
-                "C3", "Linearity", "The network is close to a linear regime early in training",
-                "More linear, not shown to be close to linear. The claim stays open: the Kalimeris share is not measured yet.", "inconclusive",
-                [clause("C3.a", "ln ratio", "ln midpoint-logit(T)/midpoint-logit(early)", math.log(1.25), 0.31, 0.08, "supported"),
-                 clause("C3.b.level", "share", "Kalimeris share(early)", 0.8, None, 0, "not measured", "the measure comes with a later version")],
-                [],
-            ),
-            claim(
-                "C4", "Causality", "Suppressing selectivity from the start harms the final accuracy; only later it hardly does",
-                "The claim is contradicted: 'early' costs -3.1 points of final accuracy.", "contradicted",
-                [clause("C4.a", "accuracy", "H(early)", 0.02, -0.031, 0.009, "contradicted"),
-                 clause("C4.b", "accuracy", "H(late)", 0.02, 0.004, 0.006, "supported"),
-                 clause("C4.c", "accuracy", "H(early) - H(mid)", 0.02, 0.008, 0.016, "inconclusive"),
-                 clause("C4.d", "accuracy", "H(eta2-early) - H(permuted-eta2-early)", 0.01, 0.043, 0.012, "supported")],
-                [],
-            ),
-        ],
+        "id": name, "statistic": statistic, "unit": unit, "direction": "below" if name == "C4.b" else "at least",
+        "smallest_effect": d, "estimate": estimate, "low": None if estimate is None else estimate - half,
+        "high": None if estimate is None else estimate + half, "seeds": seeds if values else [], "values": values,
+        "verdict": verdict, "note": "" if values else "the measure comes with a later version",
+        "p_value": None if estimate is None else 0.004,
     }  # fmt: skip
 
 
