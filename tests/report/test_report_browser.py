@@ -64,7 +64,7 @@ def ask(written, tmp_path, width: int, *, dark: bool) -> dict:
 def test_the_page_draws_itself_and_answers(written, tmp_path, width, dark):
     answer = ask(written, tmp_path, width, dark=dark)
     assert answer["failures"] == []
-    assert answer["plots"] == 4 + 2 + 2 + 2 + 4 + 1 + 3
+    assert answer["plots"] == 4 + 2 + 2 + 2 + 4 + 1 + 3 + 3
     assert answer["blank"] == []
     assert answer["wide"] <= 0, "the page scrolls sideways"
     assert answer["spilling"] == 0

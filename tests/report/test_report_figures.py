@@ -99,7 +99,7 @@ def test_areas_of_curves_drawn_by_hand():
 
 
 def test_every_figure_has_views_a_caption_and_words_for_those_who_cannot_see_it(figures):
-    assert list(figures) == ["F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy"]
+    assert list(figures) == ["F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy"]
     for figure in figures.values():
         assert figure.shown
         assert figure.caption
@@ -196,7 +196,7 @@ def test_paper_figures_embed_their_fonts_and_carry_no_date(written):
     pdfs = sorted((written / "figures").glob("*.pdf"))
     assert [path.stem for path in pdfs] == [
         "F1-conditions", "F1-selectivity", "F2-ablation", "F2-importance", "F2-single-neurons",
-        "F3-correlation", "F3-linearity", "F4-causality", "accuracy",
+        "F3-correlation", "F3-linearity", "F4-causality", "F6-mediators", "accuracy",
     ]  # fmt: skip
     for path in pdfs:
         content = path.read_bytes()

@@ -28,9 +28,9 @@ def page(written):
 def test_the_page_has_every_section_once(page):
     ids = [one.attributes["id"] for one in page if "id" in one.attributes]
     assert len(ids) == len(set(ids))
-    assert {"verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy", "made"} <= set(ids)
+    assert {"verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "made"} <= set(ids)
     order = [section.attributes["id"] for section in page.all("section")]
-    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "accuracy", "made"]
+    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "made"]
     linked = {a.attributes["href"] for a in page.one("nav").all("a")}
     assert linked == {f"#{name}" for name in order}
 
@@ -314,7 +314,7 @@ def test_the_same_tables_give_the_same_bytes(written, study, tables, claims, man
         path.relative_to(tmp_path / "report").as_posix() for path in (tmp_path / "report").rglob("*") if path.is_file()
     )
     assert files == again
-    assert len(files) == 19
+    assert len(files) == 21
     for name in files:
         assert (written / name).read_bytes() == (tmp_path / "report" / name).read_bytes(), name
     before = {name: (tmp_path / "report" / name).stat().st_mtime_ns for name in files}

@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from vestige.report.panels import Band, Figure, Heat, Interval, Key, Mark, Panel, Points, StepScale, View
-from vestige.report.style import DIVERGING, number
+from vestige.report.style import DIVERGING, MARKERS, number
 
 _LOOKS = {
     "mean": {"mode": "lines+markers", "width": 2.25, "alpha": 1.0},
@@ -57,6 +57,7 @@ def _traces(mark: Mark, keys: dict[str, Key], panel: Panel, scale: StepScale) ->
     if isinstance(mark, Points):
         texts = [_plain(text) for text in mark.texts] or [""] * len(x)
         look = {"size": 11, "opacity": 1, "line": {"width": 1.5}} if mark.big else {"size": 4.5, "opacity": 0.5}
+        look |= {"symbol": MARKERS[key.dash][0]}
         where = "" if panel.x.kind == "names" else "<br>%{x:.4~g}, "
         hover = f"<b>{_plain(mark.key)}</b><br>%{{text}}{where or '<br>'}{shown}<extra></extra>"
         return [

@@ -1,5 +1,6 @@
 """The report: `report/index.html`, one file that opens offline, and `report/figures/` for a paper."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,8 @@ from vestige.report.style import DARK, LIGHT, count
 from vestige.runs.manifest import Manifest
 from vestige.runs.store import StudyFolder, write_text
 
-PAPER_NAMES = (
-    "F1-selectivity", "F1-selectivity-faithful", "F1-conditions", "F1-conditions-faithful", "F2-ablation",
-    "F2-single-neurons", "F3-linearity", "F3-correlation", "F4-causality", "F5-timing", "accuracy",
-)  # fmt: skip
+OURS = re.compile(r"(F\d-[a-z0-9-]+|accuracy)\.(pdf|png)")
+"""What a report calls its figures on paper; any other file beside them is its owner's."""
 
 
 def write_report(
@@ -135,8 +134,6 @@ def _file_names(figure: Figure) -> tuple[str, ...]:
 
 def _remove_former(folder: Path, written: tuple[Path, ...]) -> None:
     """Figures of an earlier report that this one does not have would be taken for its own."""
-    for name in PAPER_NAMES:
-        for kind in ("pdf", "png"):
-            path = folder / f"{name}.{kind}"
-            if path not in written:
-                path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path not in written:
+            path.unlink()

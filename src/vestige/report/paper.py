@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from vestige.report.panels import Band, Curve, Figure, Heat, Interval, Key, Panel, Points, StepScale, View
-from vestige.report.style import DIVERGING, LIGHT, MPL_DASHES, number
+from vestige.report.style import DIVERGING, LIGHT, MARKERS, MPL_DASHES, number
 from vestige.runs.store import writing
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _draw_mark(
             if mark.big
             else {"s": 5, "linewidths": 0, "alpha": 0.45}
         )
-        axes.scatter(x, _gaps(mark.y), color=colour, zorder=4 if mark.big else 2, **size)
+        axes.scatter(x, _gaps(mark.y), color=colour, marker=MARKERS[key.dash][1], zorder=4 if mark.big else 2, **size)
     else:
         look: dict[str, Any] = {
             "mean": {
@@ -233,7 +233,7 @@ def _handle(key: Key, panels: list[Panel]) -> Any:
     dotted = any(isinstance(mark, Points | Interval) for panel in panels for mark in panel.marks)
     lined = any(isinstance(mark, Curve) for panel in panels for mark in panel.marks)
     return Line2D(
-        [], [], color=LIGHT[key.slot], label=key.name, marker="o" if dotted else None, markersize=3,
+        [], [], color=LIGHT[key.slot], label=key.name, marker=MARKERS[key.dash][1] if dotted else None, markersize=3,
         linestyle=MPL_DASHES[key.dash] if lined or not dotted else "none",
     )  # fmt: skip
 

@@ -21,6 +21,14 @@ MPL_DASHES = {
     "dashdot": (0, (5, 2, 1, 2)),
     "longdash": (0, (9, 2)),
 }
+MARKERS = {
+    "solid": ("circle", "o"),
+    "dash": ("square", "s"),
+    "dot": ("triangle-up", "^"),
+    "dashdot": ("diamond", "D"),
+    "longdash": ("triangle-down", "v"),
+}
+"""What single points are drawn as where lines have these dashes: Plotly's name and matplotlib's."""
 
 
 def slot(index: int) -> tuple[int, str]:

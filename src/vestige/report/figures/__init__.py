@@ -5,6 +5,7 @@ from vestige.report.figures.accuracy import accuracy
 from vestige.report.figures.causality import causality
 from vestige.report.figures.importance import importance
 from vestige.report.figures.linearity import linearity
+from vestige.report.figures.mediators import mediators
 from vestige.report.figures.selectivity import selectivity
 from vestige.report.figures.source import Source
 from vestige.report.figures.timing import timing
@@ -12,12 +13,12 @@ from vestige.report.panels import Figure
 
 __all__ = ["Source", "build_figures"]
 
-_FIGURES = (selectivity, ablation, single_neurons, importance, linearity, causality, accuracy)
+_FIGURES = (selectivity, ablation, single_neurons, importance, linearity, causality, mediators, accuracy)
 
 
 def build_figures(source: Source) -> tuple[Figure, ...]:
     """All figures, in the order of the page."""
     figures = list(_FIGURES)
     if source.study.grid is not None:
-        figures.insert(figures.index(accuracy), timing)
+        figures.insert(figures.index(mediators), timing)
     return tuple(figure(source) for figure in figures)

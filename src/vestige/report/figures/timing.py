@@ -2,11 +2,9 @@
 
 import polars as pl
 
+from vestige.report.figures.harm import FINAL, harms
 from vestige.report.figures.source import Source
 from vestige.report.panels import Axis, Figure, Heat, Panel, Table, View
-
-FINAL = 3
-"""Checkpoints of which the final accuracy is the mean."""
 
 
 def timing(source: Source) -> Figure:
@@ -14,9 +12,9 @@ def timing(source: Source) -> Figure:
     grid = source.study.grid
     assert grid is not None, "only a study with a grid has this figure"
     cells = {name for name, *_ in grid.cells()}
-    harms = {name: harm for name, harm in _harms(source).items() if name in cells}
-    panels = tuple(_panel(source, harms, length) for length in sorted(grid.length))
-    lacking = [name for name, *_ in grid.cells() if name not in harms]
+    found = {name: harm for name, harm in _harms(source).items() if name in cells}
+    panels = tuple(_panel(source, found, length) for length in sorted(grid.length))
+    lacking = [name for name, *_ in grid.cells() if name not in found]
     said = [f"Not trained to the end beside {source.baseline}: {', '.join(lacking)}."] if lacking else []
     return Figure(
         id="F5",
@@ -24,7 +22,7 @@ def timing(source: Source) -> Figure:
         caption=f"Harm of {grid.intervention.kind} to final accuracy (mean of the last {FINAL} checkpoints) against "
         f"{source.baseline}, in percentage points, paired by seed, mean over seeds. Orange is harm, blue is gain.",
         alternative="Heat maps: a column for each onset, a row for each dose, a map for each length of the window.",
-        views=(View("harm", panels, (), "F5-timing"),) if harms else (),
+        views=(View("harm", panels, (), "F5-timing"),) if found else (),
         missing=tuple(said),
         sources=("runs/*/history.parquet",),
     )
@@ -60,11 +58,6 @@ def _points(harms: dict[str, tuple[float, int]], name: str) -> float | None:
 
 
 def _harms(source: Source) -> dict[str, tuple[float, int]]:
-    """By condition: baseline's final accuracy less its own, mean over seeds that both have; and how many these are."""
-    history = source.branched(source.table("history")).filter(split="test")
-    ended = history.filter(pl.col("step") == pl.col("step").max())
-    whole = history.join(ended.select("condition", "seed"), on=["condition", "seed"], how="semi")
-    final = whole.sort("step").group_by("condition", "seed").agg(pl.col("top1").tail(FINAL).mean())
-    base = final.filter(condition=source.baseline).select("seed", base="top1")
-    pairs = final.join(base, on="seed").group_by("condition").agg((pl.col("base") - pl.col("top1")).mean(), pl.len())
-    return {name: (harm, seeds) for name, harm, seeds in pairs.select("condition", "base", "len").rows()}
+    """By condition: its harm, mean over seeds, and how many these are."""
+    means = harms(source).group_by("condition").agg(pl.col("harm").mean(), pl.len())
+    return {name: (harm, seeds) for name, harm, seeds in means.rows()}
