@@ -10,6 +10,7 @@ from vestige.errors import ModelError
 from vestige.models.copies import measurement_copy
 from vestige.models.eager import Eager
 from vestige.models.graph import Graph
+from vestige.models.layouts import lay_out
 from vestige.models.operations import call, first_line, hides_activation, is_activation, only_tensor, tensors
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -34,6 +35,8 @@ def observe(model: nn.Module, inputs: Any) -> Graph | Eager:
     expected = _output(copied, inputs)
     graph, why = _traced(copied, inputs, expected)
     if graph is not None:
+        if lay_out(graph, inputs) and _differs(graph, inputs, expected):
+            graph.to(memory_format=torch.contiguous_format)  # a view, say, that only the usual layout allows
         return graph
     return Eager(copied, inputs, note=f"Observed as it runs: {why}.", copy=False)
 
