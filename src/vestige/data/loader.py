@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """What one optimiser step sees."""
 
     inputs: Tensor
-    """(B, C, H, W) float32."""
+    """(B, C, H, W) float32; where processes share the batch those of one's part, or any one where that is empty."""
     labels: Tensor
     """(B,) int64."""
     indices: np.ndarray
@@ -57,6 +57,12 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(uniform(seed, epoch, np.arange(n), Stream.ORDER), kind="stable")
 
 
+def part_of(n: int, share: tuple[int, int]) -> slice:
+    """Which of n rows are those of a process, given its rank and how many there are: as many as others', or one off."""
+    rank, world = share
+    return slice(n * rank // world, n * (rank + 1) // world)
+
+
 class TrainingLoader:
     """The augmented training batches of a run; every image once an epoch, the last partial batch included.
 
@@ -65,10 +71,13 @@ class TrainingLoader:
       config: augmentation, mean and std.
       batch_size: images a step.
       seed: of the run.
+      share: rank of this process, and how many share each batch: it gets the inputs of its part.
     """
 
-    def __init__(self, images: ImageSet, config: DataConfig, batch_size: int, seed: int):
-        self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
+    def __init__(
+        self, images: ImageSet, config: DataConfig, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+    ):
+        self.images, self.config, self.batch_size, self.seed, self.share = images, config, batch_size, seed, share
         self.steps_per_epoch = ceil(len(images) / batch_size)
         self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(len(images), seed, epoch))
 
@@ -76,7 +85,9 @@ class TrainingLoader:
         """The batch of a step, from 0; no step before it need have been asked for."""
         epoch, position = divmod(step, self.steps_per_epoch)
         indices = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        inputs = normalise(self.augmented(indices, epoch), self.config.mean, self.config.std)
+        own = indices[part_of(len(indices), self.share)]
+        own = own if len(own) else indices[:1]  # for their shape: not every network takes an empty batch
+        inputs = normalise(self.augmented(own, epoch), self.config.mean, self.config.std)
         return Batch(inputs, torch.from_numpy(self.images.labels[indices]), indices)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:

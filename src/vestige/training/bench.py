@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vestige.config import InterventionConfig, RecipeConfig, StudyConfig
 from vestige.data.datasets import ImageSet, open_images
 from vestige.data.loader import TrainingLoader
 from vestige.data.transforms import normalise
+from vestige.errors import ModelError
 from vestige.models.graph import Graph
 from vestige.models.layers import find_layers
 from vestige.models.rewriting import editing
@@ -19,6 +21,7 @@ from vestige.models.zoo import check_classes
 from vestige.training import interventions
 from vestige.training.events import Intervention, LoopState
 from vestige.training.interventions import Given
+from vestige.training.processes import Processes
 from vestige.training.schedule import acting_steps
 
 Forward = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -84,13 +87,21 @@ class Bench:
         return activation
 
 
-def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device, given: Given | None = None) -> Bench:
+def prepare(
+    study: StudyConfig,
+    condition: str,
+    seed: int,
+    device: torch.device,
+    given: Given | None = None,
+    processes: Processes | None = None,
+) -> Bench:
     """Open the images, build the network at its initialisation, and set up what acts on it.
 
     Raises:
       ConfigError: an intervention without effect.
       DataError, ModelError: images or a network that cannot be used.
     """
+    processes = processes or Processes()
     recipe, data = study.recipe, study.data
     train = open_images(data.train, "train", data)
     test = open_images(data.test, "test", data)
@@ -100,15 +111,49 @@ def prepare(study: StudyConfig, condition: str, seed: int, device: torch.device,
     model = build_model(study.model, classes=classes, channels=channels, size=size, seed=seed)
     check_classes(model, sample, classes)
     configs = study.conditions[condition].interventions
-    loader = TrainingLoader(train, data, recipe.batch_size, seed)
+    loader = TrainingLoader(train, data, recipe.batch_size, seed, processes.share)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     given = replace(given or Given(study), images={"train": train, "test": test})
     acting = _interventions(configs, model, sample, loader.steps_per_epoch, recipe.epochs, given) if configs else ()
+    if processes.world > 1:
+        model = with_shared_batch_norm(model, study, device.type, len(train), processes.world)
     model = model.to(device).to(memory_format=layout).train()
-    state = LoopState(model, _sgd(model, recipe), device, seed, classes, loader.steps_per_epoch)
+    state = LoopState(model, _sgd(model, recipe), device, seed, classes, loader.steps_per_epoch, processes=processes)
     state.training_labels = train.labels
     graph = Graph.trace(model, copy=False) if acting else None
     return Bench(study, state, loader, test, layout, acting, graph)
+
+
+def with_shared_batch_norm(
+    model: nn.Module, study: StudyConfig, device_type: str, images: int, processes: int
+) -> nn.Module:
+    """A network whose batch norms, if any, have the statistics of the whole batch where processes share it.
+
+    Raises:
+      ModelError: they cannot have them here.
+    """
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    other = next((n for n, m in norms if type(m) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)), None)
+    last = images % study.recipe.batch_size or study.recipe.batch_size
+    if not norms:
+        return model
+    found = None
+    if device_type != "cuda":
+        found = f"it has batch norm ({norms[0][0]!r}), which is shared between GPUs only (SyncBatchNorm)"
+    elif other is not None:
+        found = f"its batch norm {other!r} is a kind of its own, which SyncBatchNorm cannot stand for"
+    elif last < processes:  # SyncBatchNorm goes wrong in half precision where a process has no image
+        found = (
+            f"it has batch norm, and the last batch of an epoch has {last} images, too few for each process to get one"
+        )
+    if found:
+        raise ModelError(
+            f"sharing the training of the model {study.model.name!r} among {processes} processes",
+            found=found,
+            remedy="Train with one process (without torchrun; compute.workers runs train side by side), "
+            "or take a network with GroupNorm or LayerNorm",
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _interventions(

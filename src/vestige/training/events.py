@@ -17,6 +17,9 @@
 
 Within a step an intervention hears events only while its window is open; `RUN_START`, `CHECKPOINT` and
 `RUN_END` always.
+
+Where processes share a run, `inputs` and `activations` are of this process's part of the batch; all else is of the
+whole batch, from `BACKWARD_END` on the gradients too: see `processes`. For an empty part `activations` have no rows.
 """
 
 from collections.abc import Mapping
@@ -26,6 +29,8 @@ from enum import StrEnum, auto
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from vestige.training.processes import Processes
 
 
 class Event(StrEnum):
@@ -54,7 +59,8 @@ class LoopState:
       steps_per_epoch: optimiser steps an epoch.
       step: optimiser steps taken before this one.
       lr: learning rate of this step; at `BATCH_START` it may be changed.
-      inputs: N x channels x height x width.
+      inputs: N x channels x height x width; where processes share the batch those of one's part, or any one where that
+        is empty.
       labels: N class indices.
       labels_cpu: the same, where looking at them does not wait for the device.
       indices: of the N images in the training set.
@@ -65,6 +71,7 @@ class LoopState:
       loss: the scalar that is minimised.
       gradient_norm: of the cross-entropy's gradient over all parameters; only in a step in which an active
         intervention `compares`.
+      processes: those that share the run.
     """
 
     model: nn.Module
@@ -85,6 +92,11 @@ class LoopState:
     cross_entropy: Tensor = field(default_factory=lambda: torch.zeros(()))
     loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     gradient_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    processes: Processes = field(default_factory=Processes)
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """The rows of all N images from those of this process's part; differentiable."""
+        return self.processes.whole(rows, len(self.labels))
 
     @property
     def epoch(self) -> float:
@@ -128,7 +140,10 @@ class Intervention:
         return activation
 
     def penalty(self, state: LoopState) -> Tensor | None:  # noqa: ARG002
-        """The scalar added to the loss of this batch; None for an intervention that has none."""
+        """The scalar added to the loss of this batch; None for an intervention that has none.
+
+        It is that of the whole batch, in every process the same: activations are joined by `state.whole`.
+        """
         return None
 
     def looks(self, step: int) -> bool:  # noqa: ARG002

@@ -1,6 +1,7 @@
 """The gradient of a step: of the whole loss at once, or of its terms one by one where they are looked at or rescaled.
 
-With `share` s a penalty's gradient g becomes s * ||g_CE|| / ||g|| * g; norms are over all parameters.
+With `share` s a penalty's gradient g becomes s * ||g_CE|| / ||g|| * g; norms are over all parameters. Where processes
+share the batch each gradient is averaged over them before anything else is done with it.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,15 @@ def backward(state: LoopState, active: Sequence[Intervention], terms: Terms) -> 
     for one, penalty in terms:
         if apart or one.looks(state.step):
             gradient = torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
-            own.append((one, list(gradient)))
+            own.append((one, state.processes.average(gradient, parameters)))
     if not apart:
         state.loss.backward()
+        _average(state, parameters)
         for one, gradient in own:
             one.seen(norm(gradient))
         return
     state.cross_entropy.backward()
+    _average(state, parameters)
     state.gradient_norm = norm([p.grad for p in parameters])
     for one, gradient in own:
         _add(state, parameters, one, gradient)
@@ -57,6 +60,13 @@ def add_scaled(parameters: Sequence[Tensor], tensors: Sequence[Tensor | None], s
         if tensor is not None:
             change = tensor * scale.to(tensor)
             parameter.grad = change if parameter.grad is None else parameter.grad.add_(change)
+
+
+def _average(state: LoopState, parameters: Sequence[Tensor]) -> None:
+    if state.processes.world > 1:
+        averages = state.processes.average([p.grad for p in parameters], parameters)
+        for parameter, gradient in zip(parameters, averages, strict=True):
+            parameter.grad = gradient
 
 
 def _add(state: LoopState, parameters: Sequence[Tensor], one: Intervention, gradient: Sequence[Tensor | None]) -> None:

@@ -14,6 +14,7 @@ from vestige.config import DataConfig
 from vestige.data.datasets import ImageSet
 from vestige.data.loader import tiles
 from vestige.runs.tables import SCHEMAS, conform
+from vestige.training.processes import Processes
 from vestige.training.runtime import autocast
 
 TOP_K = 5
@@ -109,8 +110,11 @@ def evaluate(
     device: torch.device,
     dtype: str,
     memory_format: torch.memory_format = torch.contiguous_format,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Mean loss (nats), top-1 and top-5 over a whole set: eval mode, stored statistics, fixed padded tiles.
+
+    Processes share the tiles; as their sums are added up in the order of the tiles, the result is one process's.
 
     Args:
       model: its modes are put back afterwards.
@@ -121,24 +125,31 @@ def evaluate(
       device: where the model is.
       dtype: `float32` or `bfloat16` (autocast), as in training.
       memory_format: of the inputs.
+      processes: those that share the images; each must call it.
     """
+    processes = processes or Processes()
     training = [module for module in model.modules() if module.training]
     model.eval()
     k = TOP_K if classes > TOP_K else 1
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    try:
+    totals_T3 = torch.zeros(math.ceil(len(images) / tile), 3, dtype=torch.float64, device=device)
+
+    def add_up() -> None:
         with torch.inference_mode(), autocast(device, dtype):
-            for part in tiles(images, np.arange(len(images)), config, tile):
+            for part in tiles(images, np.arange(len(images)), config, tile, processes.share):
                 inputs = part.inputs.to(device, memory_format=memory_format)
                 logits_NC = model(inputs)[: part.valid].float()
                 labels_N = part.labels[: part.valid].to(device)
                 hits_NK = logits_NC.topk(k, dim=1).indices == labels_N[:, None]
                 loss = functional.cross_entropy(logits_NC.double(), labels_N, reduction="sum")
-                totals += torch.stack([loss, hits_NK[:, 0].sum(), hits_NK.sum()])
+                totals_T3[part.number] = torch.stack([loss, hits_NK[:, 0].sum(), hits_NK.sum()])
+
+    try:
+        processes.together(add_up)
     finally:
         for module in training:
             module.training = True
-    loss, top1, topk = (totals / len(images)).tolist()
+    totals_3 = sum(processes.total(totals_T3).cpu(), start=torch.zeros(3, dtype=torch.float64))
+    loss, top1, topk = (totals_3 / len(images)).tolist()
     return {"loss": loss, "top1": top1} | ({"top5": topk} if k == TOP_K else {})
 
 

@@ -50,6 +50,8 @@ class Keeper:
       steps_per_epoch: optimiser steps an epoch.
       columns: history columns of its interventions.
       parent: what it branches from.
+      begun: the state that this sitting began from; None: the initialisation.
+      processes: how many share the run.
     """
 
     run: RunFolder
@@ -64,6 +66,8 @@ class Keeper:
     parent: Parent | None = None
     seconds: float = 0.0
     last_good: int | None = None
+    begun: Path | None = None
+    processes: int = 1
     _since: float = field(default_factory=time.monotonic)
     _origin: dict[str, Any] | None = None
 
@@ -91,6 +95,7 @@ class Keeper:
                 continue
             progress = read_state(path, model, optimizer, acting)
             self._restore(model, progress, manifest)
+            self.begun = path
             return progress
         return self._from_parent(model, optimizer) if self.parent else Progress()
 
@@ -184,7 +189,7 @@ class Keeper:
         if not path.is_file() or file_hash(path) != self._origin["sha256"]:
             raise _no_parent_state(parent, self.condition, "damaged" if path.exists() else "missing")
         progress = read_state(path, model, optimizer)
-        progress.rows, self.last_good = [], parent.step
+        progress.rows, self.last_good, self.begun = [], parent.step, path
         return progress
 
     def _record(self, made: dict[Path, Artifact], *, complete: bool, **changes: Any) -> None:
@@ -196,7 +201,7 @@ class Keeper:
             complete=complete,
             failed="",
             seconds=round(self.seconds, 3),
-            made=provenance(),
+            made={**provenance(), "processes": self.processes},
             artifacts={path.relative_to(self.run.path).as_posix(): artifact for path, artifact in made.items()},
             **changes,
         )

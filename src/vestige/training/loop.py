@@ -10,7 +10,7 @@ from typing import Any
 from torch.nn import functional
 
 from vestige.config import StudyConfig
-from vestige.data.loader import Batch
+from vestige.data.loader import Batch, part_of
 from vestige.errors import TrainingError
 from vestige.runs.store import RunFolder
 from vestige.training.bench import Bench, prepare
@@ -19,9 +19,10 @@ from vestige.training.gradients import backward
 from vestige.training.history import Meter, NotFiniteError, Row, evaluate
 from vestige.training.interventions import Given
 from vestige.training.keeper import Keeper, Parent
+from vestige.training.processes import Processes, own_compute
 from vestige.training.runtime import Asked, autocast, catching_sigterm, seed_step, session
 from vestige.training.schedule import checkpoint_steps, learning_rate
-from vestige.training.state import Progress
+from vestige.training.state import Progress, read_state
 
 __all__ = ["Parent", "train_run"]
 
@@ -48,6 +49,9 @@ def train_run(
 ) -> None:
     """Train one run to its end, going on from its latest whole state.
 
+    Where torch.distributed is initialised all its processes must call it, and share the run: the first of them alone
+    writes files and reports progress.
+
     Args:
       study: the study.
       condition: one of its conditions.
@@ -66,11 +70,18 @@ def train_run(
       DataError, ModelError: images or a network that cannot be used.
       StoreError: files that cannot be written or read.
       TrainingError: a loss or weights that are NaN or infinite.
-      SystemExit: the process got SIGTERM; the full state was kept.
+      SystemExit: the process, or one that shares the run, got SIGTERM; the full state was kept.
+      OnlyHereError: only this one of several processes has failed.
     """
+    processes = Processes.here()
     given = replace(given or Given(), study=study, run=run, parent=parent.run if parent else None)
-    with session(study.compute) as device, catching_sigterm() as asked:
-        bench = prepare(study, condition, seed, device, given)
+    compute = processes.together(lambda: own_compute(study.compute, processes))
+    with (
+        processes.failing_alike(f"{condition}/seed-{seed}"),
+        session(compute) as device,
+        catching_sigterm() as asked,
+    ):
+        bench = processes.together(lambda: prepare(study, condition, seed, device, given, processes))
         steps_per_epoch = bench.state.steps_per_epoch
         first = 0 if parent is None else parent.step + 1
         planned = checkpoint_steps(study.checkpoints, steps_per_epoch, study.recipe.epochs)
@@ -85,28 +96,31 @@ def train_run(
             steps_per_epoch=steps_per_epoch,
             columns=[f"{one.name}.{quantity}" for one in bench.interventions for quantity in one.quantities],
             parent=parent,
+            processes=processes.world,
         )
-        _train(bench, keeper, progress or _no_report, asked)
+        _train(bench, keeper, progress if progress and not processes.rank else _no_report, asked)
 
 
 def _no_report(done: int, total: int) -> None: ...
 
 
 def _train(bench: Bench, keeper: Keeper, report: Report, asked: Asked) -> None:
-    state, total = bench.state, bench.total_steps
-    done = keeper.begin(state.model, state.optimizer, bench.interventions)
+    state, total, processes = bench.state, bench.total_steps, bench.state.processes
+    done = _begin(bench, keeper)
     meter = Meter(state.classes, done.sums)
     _tell(Event.RUN_START, bench.interventions, bench)
     if done.step in keeper.planned and not done.rows:
         _keep(bench, keeper, meter, done)
     stops = {*keeper.planned, *keeper.onsets}
-    minutes = bench.study.compute.state_minutes
+    seconds = 60 * (bench.study.compute.state_minutes or math.inf)
     reported = kept = time.monotonic()
-    for step, batch in enumerate(bench.loader.batches(done.step, total), start=done.step):
-        _step(bench, step, batch, meter)
-        done.step = step + 1
+    batches = bench.loader.batches(done.step, total)
+    while done.step < total:
+        _step(bench, done.step, processes.together(lambda: next(batches)), meter)
+        done.step += 1
         now = time.monotonic()
-        if done.step in stops or asked or (minutes and now - kept > 60 * minutes):
+        ending, due = processes.any_of(bool(asked), now - kept > seconds)
+        if done.step in stops or ending or due:
             _keep(bench, keeper, meter, done)
             kept = time.monotonic()
         elif done.step % LOOK_EVERY == 0:
@@ -114,15 +128,26 @@ def _train(bench: Bench, keeper: Keeper, report: Report, asked: Asked) -> None:
         if now - reported > REPORT_SECONDS:
             reported = now
             report(done.step, total)
-        if asked and done.step < total:
+        if ending and done.step < total:
             raise SystemExit(128 + signal.SIGTERM)
     _tell(Event.RUN_END, bench.interventions, bench)
     report(total, total)
 
 
+def _begin(bench: Bench, keeper: Keeper) -> Progress:
+    """Take up the latest whole state, which the first process finds."""
+    state, processes = bench.state, bench.state.processes
+    found = processes.at_first(lambda: keeper.begin(state.model, state.optimizer, bench.interventions))
+    done, begun = processes.from_first((found, keeper.begun))
+    assert done is not None
+    if processes.rank and begun is not None:
+        read_state(begun, state.model, state.optimizer, bench.interventions)
+    return done
+
+
 def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
     """One optimiser step; `events` draws it."""
-    state, recipe = bench.state, bench.study.recipe
+    state, recipe, processes = bench.state, bench.study.recipe, bench.state.processes
     active = [one for one in bench.interventions if one.active(step)]
     seed_step(state.device, state.seed, step)
     state.step, state.lr = step, learning_rate(recipe, step, state.steps_per_epoch)
@@ -131,13 +156,20 @@ def _step(bench: Bench, step: int, batch: Batch, meter: Meter) -> None:
     state.labels = batch.labels.to(state.device, non_blocking=True)
     _tell(Event.BATCH_START, active, bench)
     with autocast(state.device, recipe.dtype):
-        state.logits, state.activations = bench.forward(active)(state.inputs)
+        with processes.drawing_apart(state.device, state.seed, step):
+            logits, state.activations = bench.forward(active)(state.inputs)
+        state.logits = state.whole(logits)
+        if processes.world > 1:  # one without a part has run the network on an image that is not its own
+            part = part_of(len(state.labels), processes.share)
+            state.activations = {node: rows[: part.stop - part.start] for node, rows in state.activations.items()}
         _tell(Event.FORWARD_END, active, bench)
         state.cross_entropy = functional.cross_entropy(state.logits, state.labels)
     state.loss = state.cross_entropy
     terms = [(one, penalty) for one in active if (penalty := one.penalty(state)) is not None]
-    for _, penalty in terms:
+    for one, penalty in terms:
         state.loss = state.loss + penalty
+        if step == one.window[0]:
+            processes.check_penalty(one.name, penalty)
     _tell(Event.LOSS_END, active, bench)
     state.optimizer.zero_grad(set_to_none=True)
     backward(state, active, terms)
@@ -167,10 +199,11 @@ def _tell(event: Event, listeners: Iterable[Intervention], bench: Bench) -> None
 def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
     """Look at the loss and the weights; at a planned step add rows to the history; write what is due."""
     _look(bench, meter, keeper)
-    state = bench.state
+    state, processes = bench.state, bench.state.processes
     lr = state.lr if done.step else learning_rate(bench.study.recipe, 0, state.steps_per_epoch)
     if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
         raise _diverged(max(done.step - 1, 0), lr, bench, keeper, "the weights are NaN or infinite")
+    processes.check_same(_doing(keeper, done.step), state.model)
     if done.step in keeper.planned:
         where = {"step": done.step, "epoch": done.step / state.steps_per_epoch, "lr": lr}
         rows: list[Row] = []
@@ -182,7 +215,7 @@ def _keep(bench: Bench, keeper: Keeper, meter: Meter, done: Progress) -> None:
         rows.append({**where, "split": "test", **test})
         done.rows = [*done.rows, *rows]
     done.sums = dict(meter.sums)
-    keeper.save(state.model, state.optimizer, done, bench.interventions)
+    processes.at_first(lambda: keeper.save(state.model, state.optimizer, done, bench.interventions))
     if done.step in keeper.planned:
         _tell(Event.CHECKPOINT, bench.interventions, bench)
 
@@ -198,6 +231,7 @@ def _test(bench: Bench) -> dict[str, float]:
         device=state.device,
         dtype=study.recipe.dtype,
         memory_format=bench.layout,
+        processes=state.processes,
     )
 
 
@@ -214,9 +248,14 @@ def _diverged(step: int, lr: float, bench: Bench, keeper: Keeper, found: str) ->
     doses = [(one.name, one.log().get("dose")) for one in bench.interventions if one.window[0] <= step]
     told = "".join(f", dose of {name} {float(dose):.3g}" for name, dose in doses if dose is not None)
     error = TrainingError(
-        f"training {keeper.condition!r}, seed {keeper.seed}, at step {step}",
+        _doing(keeper, step),
         found=f"{found}, at learning rate {lr:g}{told}; {last}",
         remedy="Lower recipe.lr or the alpha of the interventions, or warm up (recipe.warmup_epochs)",
     )
-    keeper.fail(f"at step {step} {error.found}")
+    if not bench.state.processes.rank:
+        keeper.fail(f"at step {step} {error.found}")
     return error
+
+
+def _doing(keeper: Keeper, step: int) -> str:
+    return f"training {keeper.condition!r}, seed {keeper.seed}, at step {step}"

@@ -86,9 +86,9 @@ def stateless_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_step(device: torch.device, seed: int, step: int) -> None:
-    """Set torch's random numbers for a step: dropout and its like become functions of (seed, step)."""
-    value = stateless_seed("step", seed, step)
+def seed_step(device: torch.device, seed: int, step: int, rank: int = 0) -> None:
+    """Set torch's random numbers for a step: dropout and its like become functions of (seed, step, process)."""
+    value = stateless_seed("step", seed, step, *([rank] if rank else []))
     # torch.manual_seed does this too, but formats a stack trace at every call where a GPU is not in use yet.
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":

@@ -55,13 +55,15 @@ class Clamp(Watching):
         with_it = functional.cross_entropy(state.logits, state.labels)
         seed_step(state.device, state.seed, state.step)
         buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
-        without = functional.cross_entropy(functional_call(state.model, buffers, (state.inputs,)), state.labels)
+        with state.processes.drawing_apart(state.device, state.seed, state.step):
+            logits = functional_call(state.model, buffers, (state.inputs,))
+        without = functional.cross_entropy(state.whole(logits), state.labels)
         with torch.autocast(state.device.type, enabled=False):
             clamped = torch.autograd.grad(with_it, parameters, retain_graph=True, allow_unused=True)
             plain = torch.autograd.grad(without, parameters, allow_unused=True)
         pairs = zip(parameters, clamped, plain, strict=True)
         zeros = [[torch.zeros_like(p) if g is None else g for g in (a, b)] for p, a, b in pairs]
-        return norm([a - b for a, b in zeros])
+        return norm(state.processes.average([a - b for a, b in zeros], parameters))
 
     def _mask(self, layer: Layer) -> Tensor:
         """1, and 0 for these neurons, along the layer's axis."""

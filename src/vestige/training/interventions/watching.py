@@ -53,8 +53,8 @@ class Watching(Intervention):
         self.dose.restore(kept)
 
     def activations(self, state: LoopState) -> Tensor:
-        """Spatial means of all neurons, side by side (N, U), differentiable."""
-        return torch.cat([_pool(state.activations[layer.node], layer) for layer in self.layers], 1)
+        """Spatial means of all neurons, side by side (N, U), of the whole batch, differentiable."""
+        return state.whole(torch.cat([_pool(state.activations[layer.node], layer) for layer in self.layers], 1))
 
     @torch.no_grad()
     def described(self, state: LoopState, activations_NU: Tensor | None = None) -> dict[str, Tensor | float]:
@@ -79,7 +79,9 @@ class Watching(Intervention):
 
     def _closed(self, state: LoopState) -> Tensor:
         maps = [state.activations[layer.node] for layer in self.layers]
-        return torch.stack([1 - m.count_nonzero() / m.numel() for m in maps]).mean()
+        open_L = state.processes.total(torch.stack([m.count_nonzero() for m in maps]))
+        sizes = [m.shape[1:].numel() * len(state.labels) for m in maps]
+        return torch.stack([1 - count / size for count, size in zip(open_L, sizes, strict=True)]).mean()
 
 
 def weights(layers: Sequence[Layer], groups: Sequence[str]) -> Tensor:
