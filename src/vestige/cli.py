@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 from rich.console import Console
@@ -19,6 +19,12 @@ from rich.table import Table
 
 from vestige.errors import ConfigError, VestigeError, nearest
 from vestige.foreign.request import AblateOptions, MeasureOptions
+
+if TYPE_CHECKING:
+    from vestige.study.together import Followers
+
+if TYPE_CHECKING:
+    from vestige.foreign.turns import Outcome
 
 StudyArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 
@@ -142,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nstopped; what was done is kept: run the same command again to go on", file=sys.stderr)
         code = 130
     except SystemExit as end:
-        if end.code == 128 + signal.SIGTERM:
+        if end.code == 128 + signal.SIGTERM and os.environ.get("RANK", "0") == "0":
             print("stopped by SIGTERM; what was done is kept: run the same command again to go on", file=sys.stderr)
         raise
     except Exception as error:
@@ -215,11 +221,28 @@ def _refuse(settings: list[tuple[str, Any]], command: type | None = None) -> Non
 
 
 def _run(command: _OnStudy, settings: list[tuple[str, Any]]) -> int:
+    _refuse_model_options(command)
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return _run_study(command, settings)
+    from vestige.study.together import led  # of several processes of torchrun
+
+    def lead(followers: "Followers") -> int:
+        try:
+            return _run_study(command, settings, followers)
+        except VestigeError as error:  # said before the others hear of it: torchrun ends all as soon as one has
+            _complain(error, command.debug)
+            return 2
+
+    return led(lead)
+
+
+def _run_study(command: _OnStudy, settings: list[tuple[str, Any]], followers: "Followers | None" = None) -> int:
     from vestige.study.study import Study
 
-    _refuse_model_options(command)
+    if followers is not None and "train" in command.parts:
+        settings = [("compute.processes", followers.world), *settings]
     study = Study.load(command.study or "digits", out=command.out, overrides=settings)
-    outcome = study.run(parts=command.parts, only=command.only, verify=command.verify, show=True)
+    outcome = study.run(parts=command.parts, only=command.only, verify=command.verify, show=True, followers=followers)
     if outcome.claims and "claims" in command.parts:
         _print_verdicts(outcome.claims)
     if outcome.report:
@@ -255,17 +278,7 @@ def _measure(command: Measure, settings: list[tuple[str, Any]]) -> int:
     from vestige.foreign.request import Request
 
     options = {f.name: getattr(command, f.name) for f in fields(Request)}
-    outcome = measure_foreign(Request(**options), verify=command.verify)
-    if not outcome.printing:
-        return 2 if outcome.errors else 0
-    for note in outcome.notes:
-        print(f"note: {note}", file=sys.stderr)
-    for line in outcome.lines:
-        print(line)
-    print(f"report: {_relative(outcome.folder.report)}")
-    for error in outcome.errors:
-        _complain(error, command.debug)
-    return 2 if outcome.errors else 0
+    return _tell(measure_foreign(Request(**options), verify=command.verify), command.debug)
 
 
 def _ablate(command: Ablate, settings: list[tuple[str, Any]]) -> int:
@@ -279,15 +292,22 @@ def _ablate(command: Ablate, settings: list[tuple[str, Any]]) -> int:
     from vestige.foreign.request import AblationRequest
 
     options = {f.name: getattr(command, f.name) for f in fields(AblationRequest)}
-    outcome = ablate_foreign(AblationRequest(**options), verify=command.verify)
-    for note in outcome.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if not outcome.made:
-        print("nothing to do: everything that was asked for is there already")
-    for line in outcome.lines:
-        print(line)
-    print(f"report: {_relative(outcome.folder.report)}")
-    return 0
+    return _tell(ablate_foreign(AblationRequest(**options), verify=command.verify), command.debug)
+
+
+def _tell(outcome: "Outcome", debug: bool) -> int:
+    """Say how a command on a foreign model ended."""
+    if outcome.printing:
+        for note in outcome.notes:
+            print(f"note: {note}", file=sys.stderr)
+        if not outcome.made:
+            print("nothing to do: everything that was asked for is there already")
+        for line in outcome.lines:
+            print(line)
+        print(f"report: {_relative(outcome.folder.report)}")
+        for error in outcome.errors:
+            _complain(error, debug)
+    return 2 if outcome.errors else 0
 
 
 def _print_verdicts(claims: dict[str, Any]) -> None:

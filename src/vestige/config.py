@@ -221,7 +221,7 @@ class ClaimsConfig(Config):
 
 
 class ComputeConfig(Config):
-    """Where it runs. Only `device` and `threads` can change a number's last bits."""
+    """Where it runs. Only `device`, `threads` and `processes` can change a number's last bits."""
 
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto`: a GPU where there is one."""
@@ -229,6 +229,8 @@ class ComputeConfig(Config):
     """CPU threads of a work unit."""
     workers: PositiveInt | None = None
     """Work units side by side; None: cores / threads."""
+    processes: PositiveInt = 1
+    """Processes that share each training; `torchrun --nproc-per-node N -m vestige run STUDY` sets it."""
     state_minutes: Annotated[float, Field(gt=0)] | None = 5.0
     """The full state of a training is kept so often besides at its checkpoints; None: there alone."""
 

@@ -105,7 +105,8 @@ def _first_step(plan: Plan, unit: Unit) -> int:
 def _training_rate(plan: Plan) -> str:
     study = plan.study
     recipe = study.recipe.model_dump(mode="json", include={"batch_size", "dtype", "channels_last"})
-    return value_hash(["train", plan.facts.model, plan.facts.input_shape, recipe, _machine(plan)])
+    shared = [plan.study.compute.processes] if plan.study.compute.processes > 1 else []
+    return value_hash(["train", plan.facts.model, plan.facts.input_shape, recipe, _machine(plan), *shared])
 
 
 def _job_rate(plan: Plan, job: Job) -> str:

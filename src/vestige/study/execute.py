@@ -9,9 +9,11 @@ import multiprocessing.connection
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Literal
 
@@ -44,9 +46,25 @@ class Listener:
 
 
 def execute(
-    plan: Plan, folder: StudyFolder, units: Iterable[Unit], *, workers: int, verify: bool, listener: Listener
+    plan: Plan,
+    folder: StudyFolder,
+    units: Iterable[Unit],
+    *,
+    workers: int,
+    verify: bool,
+    listener: Listener,
+    train: Callable[..., None] | None = None,
 ) -> dict[Unit, VestigeError]:
     """Do all units, each after the one it needs; a unit that fails stops only those that need it.
+
+    Args:
+      plan: the study laid out.
+      folder: where it lives.
+      units: what to do.
+      workers: units side by side.
+      verify: hash every file again, rather than trust its size.
+      listener: hears how it goes on.
+      train: stands for `train_run`, and is called in this process for one run after another; None: the workers train.
 
     Returns:
       The units that failed, with their errors.
@@ -69,7 +87,8 @@ def execute(
     ):
         try:
             with _ending_on_sigterm():
-                return _Schedule(plan, todo, pool, workers, listener).run()
+                doing = _Doing(plan, folder, verify, listener, pool, train)
+                return _Schedule(plan, todo, doing, workers, listener).run()
         except BaseException:
             processes = list((pool._processes or {}).values())
             for process in processes:
@@ -84,8 +103,8 @@ def execute(
 class _Schedule:
     """Which units run, which wait for what, and which are held by another process."""
 
-    def __init__(self, plan: Plan, todo: list[Unit], pool: ProcessPoolExecutor, workers: int, listener: Listener):
-        self.plan, self.pool, self.workers, self.listener = plan, pool, workers, listener
+    def __init__(self, plan: Plan, todo: list[Unit], doing: "_Doing", workers: int, listener: Listener):
+        self.plan, self.doing, self.workers, self.listener = plan, doing, workers, listener
         self.pending = todo
         self.unfinished = set(todo)
         self.running: dict[Future[Outcome], Unit] = {}
@@ -117,7 +136,7 @@ class _Schedule:
                     self.errors[unit] = self.errors[failed]
             elif self.unfinished.isdisjoint(needs) and self.not_before.get(unit, 0.0) <= now:
                 self.pending.remove(unit)
-                self.running[self.pool.submit(_work, unit)] = unit
+                self.running[self.doing.begin(unit)] = unit
 
     def _collect(self, unit: Unit, future: Future[Outcome]) -> None:
         try:
@@ -140,6 +159,39 @@ class _Schedule:
             else:
                 self.unfinished.discard(unit)
                 self.listener.finished(unit)
+
+
+@dataclass(frozen=True)
+class _Doing:
+    """Where units are done: by the workers; trainings here, one after the other, where `train` is given."""
+
+    plan: Plan
+    folder: StudyFolder
+    verify: bool
+    listener: Listener
+    pool: ProcessPoolExecutor
+    train: Callable[..., None] | None
+
+    def begin(self, unit: Unit) -> Future[Outcome]:
+        """Begin a unit; one that is done here has ended when this returns."""
+        if unit.step is not None or self.train is None:
+            return self.pool.submit(_work, unit)
+        ended: Future[Outcome] = Future()
+        try:
+            ended.set_result(self._train(unit, self.train))
+        except VestigeError as error:
+            ended.set_exception(error)
+        return ended
+
+    def _train(self, unit: Unit, train: Callable[..., None]) -> Outcome:
+        from vestige.study import work
+
+        with try_lock(self.folder.lock(unit.name)) as held:
+            if not held:
+                return "busy"
+            progress = partial(self.listener.advanced, unit)
+            work.do(self.plan, unit, self.folder, verify=self.verify, progress=progress, train=train)
+            return "done"
 
 
 class _Worker:

@@ -144,6 +144,39 @@ def check_runnable(study: StudyConfig, facts: Facts) -> None:
         build(condition.interventions, layers)
 
 
+def check_shareable(study: StudyConfig, facts: Facts, started: int) -> None:
+    """Whether the processes that were started can share a training of the study.
+
+    Args:
+      study: the study.
+      facts: what was found in it.
+      started: processes.
+
+    Raises:
+      ConfigError: they are not as many as the study asks for.
+      ModelError: its batch norm cannot be shared here.
+    """
+    wanted = study.compute.processes
+    if wanted != started:
+        raise ConfigError(
+            "starting to train",
+            found=f"compute.processes is {wanted}, so many are to share each run, and started are {started}",
+            remedy=f"Start as many: `torchrun --nproc-per-node {wanted} -m vestige run ...`"
+            if wanted > 1
+            else "Start it without torchrun",
+        )
+    if wanted == 1:
+        return
+    from vestige.models.zoo import build
+    from vestige.training.bench import with_shared_batch_norm
+    from vestige.training.runtime import choose_device
+
+    channels, size, _ = facts.input_shape
+    model = build(study.model, classes=len(facts.class_names), channels=channels, size=size, seed=0)
+    device = choose_device(study.compute.device).type
+    with_shared_batch_norm(model, study, device, facts.train_images, wanted)
+
+
 def write_facts(facts: Facts, folder: StudyFolder) -> None:
     """Keep the facts in the study's folder."""
     write_json(folder.path / "facts.json", asdict(facts))

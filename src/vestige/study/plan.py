@@ -198,6 +198,7 @@ class Plan:
 
     def training_settings(self, unit: Unit) -> dict[str, Any]:
         """Everything that can change the weights or the history of a run."""
+        shared = self.study.compute.processes  # gradients are then summed in another order
         return {
             "version": TRAINING_VERSION,
             "tables": _schema_version("history"),
@@ -208,7 +209,7 @@ class Plan:
             "interventions": self.resolved_interventions(unit.condition),
             "seed": unit.seed,
             "tile": self.study.measurements.tile,
-            "compute": self.compute,
+            "compute": {**self.compute, **({"processes": shared} if shared > 1 else {})},
         }
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vestige.acting import ClampConfig, InterventionConfig, OwnInterventionConfig
 from vestige.config import StudyConfig, differences, dump_study, load_study
@@ -16,8 +16,11 @@ from vestige.errors import ConfigError, StoreError, VestigeError, nearest
 from vestige.runs.manifest import read_manifest
 from vestige.runs.store import StudyFolder, joining, write_text
 from vestige.study import cost
-from vestige.study.facts import check_runnable, find_facts, read_facts, write_facts
+from vestige.study.facts import check_runnable, check_shareable, find_facts, read_facts, write_facts
 from vestige.study.plan import Plan, Unit, make_plan
+
+if TYPE_CHECKING:
+    from vestige.study.together import Followers
 
 PARTS = ("train", "measure", "claims", "report")
 
@@ -100,6 +103,7 @@ class Study:
         only: Sequence[str] = (),
         verify: bool = False,
         show: bool = False,
+        followers: "Followers | None" = None,
     ) -> Outcome:
         """Do everything of a study that is missing, then judge its claims and write its report.
 
@@ -108,6 +112,7 @@ class Study:
           only: train and measure only these conditions; claims and report use whatever is there.
           verify: hash every file again, rather than trust its size.
           show: show progress on standard error.
+          followers: the other processes of `torchrun`, which share every training with this one.
 
         Raises:
           ConfigError, DataError, ModelError: something in the study cannot be; nothing was written.
@@ -116,10 +121,10 @@ class Study:
         plan = self.plan(only, find=True)
         assert plan is not None
         claims = report = None
-        begin = partial(self._begin, plan, parts)
+        begin = partial(self._begin, plan, parts, followers.world if followers else 1)
         with joining(self.folder.lock("settings"), first=begin, joined=partial(self._join, begin)):
             missing = self._missing(plan, parts, verify=verify)
-            errors = self._work(plan, missing, verify=verify, show=show)
+            errors = self._work(plan, missing, verify=verify, show=show, followers=followers)
             if "claims" in parts or "report" in parts:
                 from vestige.study.results import make_claims, make_report
 
@@ -129,7 +134,7 @@ class Study:
                     report = self.folder.report / "index.html"
         return Outcome(claims, report, errors)
 
-    def _begin(self, plan: Plan, parts: Collection[str]) -> None:
+    def _begin(self, plan: Plan, parts: Collection[str], processes: int) -> None:
         """Look at everything that can be wrong, and only then write the settings."""
         trained = self._refuse_other_settings(plan)
         if "train" not in parts and not trained:
@@ -138,7 +143,9 @@ class Study:
                 found="no run of it is trained",
                 remedy="Train first: `vestige train`, or `vestige run` for everything",
             )
-        if self._missing(plan, parts, verify=False):
+        if missing := self._missing(plan, parts, verify=False):
+            if any(unit.step is None for unit in missing):
+                check_shareable(self.config, plan.facts, processes)
             check_runnable(self.config, plan.facts)
         sweep(self.folder)
         write_text(self.folder.study_yaml, dump_study(self.config))
@@ -170,7 +177,9 @@ class Study:
         }
         return [unit for unit in missing if (unit.condition, unit.seed) not in untrained]
 
-    def _work(self, plan: Plan, missing: list[Unit], *, verify: bool, show: bool) -> dict[Unit, VestigeError]:
+    def _work(
+        self, plan: Plan, missing: list[Unit], *, verify: bool, show: bool, followers: "Followers | None"
+    ) -> dict[Unit, VestigeError]:
         if not missing:
             return {}
         from vestige.study.execute import Listener, execute
@@ -179,7 +188,8 @@ class Study:
         compute = self.config.compute
         workers = compute.workers or (1 if plan.compute["device"] == "cuda" else default_workers(compute.threads))
         with showing(plan, missing) if show else nullcontext(Listener()) as listener:
-            errors = execute(plan, self.folder, missing, workers=workers, verify=verify, listener=listener)
+            train = followers.train if followers else None
+            errors = execute(plan, self.folder, missing, workers=workers, verify=verify, listener=listener, train=train)
         cost.remember(plan, self.folder)
         return errors
 
@@ -237,7 +247,7 @@ def _is_alive(pid: int) -> bool:
 def _trained_by(study: StudyConfig) -> dict[str, Any]:
     """The settings that training depends on."""
     named = study.model_dump(mode="json", include={"data", "model", "recipe", "checkpoints", "conditions"})
-    return {**named, "threads": study.compute.threads, "device": study.compute.device}
+    return {**named, **study.compute.model_dump(mode="json", include={"threads", "device", "processes"})}
 
 
 def _with_absolute_paths(config: StudyConfig) -> StudyConfig:

@@ -42,8 +42,24 @@ from vestige.training.runtime import session
 Progress = Callable[[int, int], None]
 
 
-def do(plan: Plan, unit: Unit, folder: StudyFolder, *, verify: bool, progress: Progress) -> None:
+def do(
+    plan: Plan,
+    unit: Unit,
+    folder: StudyFolder,
+    *,
+    verify: bool,
+    progress: Progress,
+    train: Callable[..., None] = train_run,
+) -> None:
     """Do what is missing of a unit; nothing where another process did it meanwhile.
+
+    Args:
+      plan: the study laid out.
+      unit: what to do of it.
+      folder: where the study lives.
+      verify: hash files that are there again, rather than trust their size.
+      progress: called now and then.
+      train: what trains a run, called as `train_run` is.
 
     Raises:
       VestigeError: it cannot be done; what was there stays.
@@ -54,7 +70,7 @@ def do(plan: Plan, unit: Unit, folder: StudyFolder, *, verify: bool, progress: P
         return
     if unit.step is None:
         plan.refuse_other_settings(unit, folder, manifest)
-        _train(plan, unit, folder, manifest, progress)
+        _train(plan, unit, folder, manifest, progress, train)
         return
     with session(plan.study.compute) as device:
         _measure(_Bench(plan, folder, unit, manifest, device), verify=verify, progress=progress)
@@ -74,7 +90,9 @@ def _measure(bench: "_Bench", *, verify: bool, progress: Progress) -> None:
         record_artifacts(run, key, written, time.perf_counter() - began)
 
 
-def _train(plan: Plan, unit: Unit, folder: StudyFolder, manifest: Manifest, progress: Progress) -> None:
+def _train(
+    plan: Plan, unit: Unit, folder: StudyFolder, manifest: Manifest, progress: Progress, train: Callable[..., None]
+) -> None:
     run = folder.run(unit.condition, unit.seed)
     if manifest.complete and manifest.key == plan.training_key(unit):
         _refuse_damaged(run, manifest)
@@ -82,7 +100,7 @@ def _train(plan: Plan, unit: Unit, folder: StudyFolder, manifest: Manifest, prog
     origin = None
     if parent is not None:
         origin = Parent(folder.run(parent, unit.seed), parent, unit.seed, plan.onset(unit.condition))
-    train_run(
+    train(
         plan.study,
         unit.condition,
         unit.seed,
