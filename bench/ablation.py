@@ -218,7 +218,8 @@ def trained(weights: Path, data: str, images: int, precisions: Sequence[float]) 
     subject = Subject(model, first.inputs, first.labels, first.inputs)
     layer = model.get_submodule(network.layers[0].name)
     loop = [subject.hook_loop(layer, neuron) for neuron in range(3)]
-    top1 = float((torch.cat([model(part) for part in inputs.split(256)]).argmax(1) == labels).float().mean())
+    with torch.no_grad():
+        top1 = float((torch.cat([model(part) for part in inputs.split(256)]).argmax(1) == labels).float().mean())
     print(f"\nresnet18, trained ({top1:.1%} of {len(labels):,} images right)")
 
     screen = Screen(network)
