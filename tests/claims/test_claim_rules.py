@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vestige.claims.evidence import Sample, collect, name_seeds
-from vestige.claims.rules import claim_verdict, clause_verdict, judge_clause, worst_p
+from vestige.claims.rules import claim_verdict, clause_verdict, judge_clause, seeds_to_decide, worst_p
 from vestige.claims.terms import Clause, Direction, Unit, Verdict
 from vestige.stats.intervals import Interval
 
@@ -148,3 +148,20 @@ def test_seeds_without_a_number_are_named_with_the_reason():
     assert sample.missing == ""
     assert name_seeds(sample.left_out) == "seed 5: its value is nan; seeds 7, 9: no run"
     assert collect([1], lambda seed: "no run").missing == "no seed has a value: seed 1: no run"
+
+
+# values, direction -> seeds that would decide, for d = 0.1; by hand: t(0.975; n - 1) < gap / SD * sqrt(n)
+TO_DECIDE = [
+    ([0.0, 0.1, 0.2], Direction.AT_LEAST, 7),  # above 0: 2.447 < sqrt(7), 2.571 > sqrt(6)
+    ([-0.05, 0.05, 0.15], Direction.AT_LEAST, 18),  # below d: 2.110 < sqrt(18) / 2, 2.120 > sqrt(17) / 2
+    ([-0.05, 0.05, 0.15], Direction.BELOW, 13),  # one-sided: 1.782 < sqrt(13) / 2, 1.796 > sqrt(12) / 2
+    ([-0.0001, 0.0999, 0.1999], Direction.BELOW, None),  # neither below d nor d
+    ([0.2, 0.3, 0.25], Direction.AT_LEAST, None),  # decided
+    ([0.0, 0.1], Direction.AT_LEAST, None),  # too few to say
+]
+
+
+@pytest.mark.parametrize(("values", "direction", "seeds"), TO_DECIDE)
+def test_seeds_that_would_decide(values, direction, seeds):
+    judged = judge_clause(clause(direction), Sample(dict(enumerate(values))))
+    assert seeds_to_decide(judged) == seeds

@@ -11,6 +11,7 @@ from made_up_report import CLASSES, made_up_manifests, made_up_study, made_up_ta
 from reading_pages import as_number, cells, read_page
 
 from vestige.report.figures import Source, build_figures
+from vestige.report.cards import cards
 from vestige.report.page import render, write_report
 from vestige.runs.store import StudyFolder
 
@@ -341,3 +342,13 @@ def test_importing_the_report_is_light():
 
 def test_log_ratio_of_effect_is_shown_as_a_multiple(page):
     assert f"expected at least {math.log(1.2):.3g} (× 1.2)" in page.one(data_clause="C1.rise").text
+
+
+def test_a_clause_says_how_many_seeds_would_decide_it(claims):
+    records = [clause for claim in claims["claims"] for clause in claim["clauses"]]
+    open_one = next(clause for clause in records if clause["verdict"] == "inconclusive")
+    shown = {row.id: row.seeds for card in cards({"claims": claims["claims"]}) for row in card.clauses}
+    assert shown[open_one["id"]] == "3 seeds: 0, 1, 2"
+    told = {**claims["claims"][0], "clauses": [open_one | {"seeds_to_decide": 12}]}
+    (card,) = cards({"claims": [told]})
+    assert card.clauses[0].seeds == "3 seeds: 0, 1, 2; 12 would decide, if alike"

@@ -2,9 +2,9 @@
 
 `{version, note, early_window, last_step, classes, seeds, claims: [{id, title, statement, sentence, verdict,
 finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low,
-high, upper, seeds, values, verdict, p_value, sentence, note}], beside: [{id, statistic, unit, estimate, low,
-high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided, `values` go with
-`seeds`.
+high, upper, seeds, values, verdict, seeds_to_decide, p_value, sentence, note}], beside: [{id, statistic, unit,
+estimate, low, high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided,
+`values` go with `seeds`.
 """
 
 import math
@@ -18,7 +18,7 @@ from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance
 from vestige.claims.linearity import linearity
 from vestige.claims.registry import registered
-from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
+from vestige.claims.rules import Judged, claim_verdict, judge_clause, seeds_to_decide, worst_p
 from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
 from vestige.claims.terms import Beside, Claim, Direction, Verdict
 from vestige.config import StudyConfig
@@ -136,6 +136,7 @@ def _clause_record(judged: Judged) -> dict[str, Any]:
         "seeds": list(judged.sample.values),
         "values": list(judged.sample.values.values()),
         "verdict": judged.verdict.value,
+        "seeds_to_decide": seeds_to_decide(judged),
         "p_value": _number(judged.p_value),
         "sentence": clause_sentence(judged),
         "note": note(judged.sample),

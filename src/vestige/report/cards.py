@@ -100,20 +100,25 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
     tone, sign = _tone(clause["verdict"])
     unit = clause.get("unit") or ("accuracy" if clause["id"].startswith("C4") else "")
     estimate = clause.get("estimate")
-    seeds = clause.get("seeds") or ()
     return ClauseRow(
         id=clause["id"],
         statistic=clause["statistic"].replace(" - ", " \u2212 "),
         condition=_expected(clause, unit),
         estimate=amount(estimate, unit) if estimate is not None else "",
         interval=_interval(clause, unit),
-        seeds=f"{count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}" if seeds else "",
+        seeds=_seeds(clause),
         verdict=clause["verdict"],
         tone=tone,
         sign=sign,
         note=clause.get("note") or "",
         forest=forest(clause) if estimate is not None else None,
     )
+
+
+def _seeds(clause: Mapping[str, Any]) -> str:
+    seeds, enough = clause.get("seeds") or (), clause.get("seeds_to_decide")
+    said = f"{count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}" if seeds else ""
+    return said + (f"; {enough} would decide, if alike" if enough else "")
 
 
 def _interval(clause: Mapping[str, Any], unit: str) -> str:
