@@ -10,8 +10,8 @@ import pytest
 from made_up_report import CLASSES, made_up_manifests, made_up_study, made_up_tables
 from reading_pages import as_number, cells, read_page
 
-from vestige.report.figures import Source, build_figures
 from vestige.report.cards import cards
+from vestige.report.figures import Source, build_figures
 from vestige.report.page import render, write_report
 from vestige.runs.store import StudyFolder
 
