@@ -1,0 +1,173 @@
+"""The causal study on CIFAR-10: its page, from the tables that are kept beside it.
+
+    python docs/results/cifar10.py docs/results/cifar10 docs/results/cifar10.md "the command that made it"
+
+The first argument is what `docs/results/attached.py pack` wrote; figures are drawn into it.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from attached import Attached
+from publish import interval, number, table, verdicts
+
+from vestige.report.figures import Source
+from vestige.report.figures.harm import harms
+from vestige.report.figures.mediators import MEASURES, changes
+from vestige.report.page import write_report
+from vestige.runs.store import StudyFolder, write_text
+from vestige.stats.intervals import paired_t
+
+FIGURES = {
+    "F4-causality": "F4: harm by clause of C4",
+    "F5-timing": "F5: harm by onset and dose",
+    "F6-mediators": "F6: harm against what was changed",
+    "accuracy": "Accuracy through training",
+    "F1-selectivity": "F1: selectivity through training, baseline",
+}
+
+
+def main(folder: str, page: str, command: str) -> None:
+    """Write the page, and its figures beside the tables."""
+    attached = Attached.read(Path(folder))
+    claims = attached.claims()
+    source = Source(attached.study, attached.tables, claims, attached.manifests, attached.facts["classes"])
+    shown = draw(attached, claims, Path(folder))
+    parts = [
+        f"# {attached.study.description}",
+        "This page is written from the study's tables by\n```\n"
+        f'python docs/results/cifar10.py {folder} {page} "{command}"\n```\n'
+        f"The tables are [kept beside it]({Path(folder).name}/tables); the whole report is made again from them by\n"
+        f"```\npython docs/results/attached.py rebuild {folder} OUT\n```",
+        "## What was run\n" + setting(attached, command),
+        "## Verdicts\n" + verdicts(claims),
+        *opened(claims),
+        "## Harm, and what was changed\nHarm: baseline's final accuracy (mean of the last three checkpoints) less the "
+        "condition's, in points, paired by seed, with 95% intervals. Changes: condition less baseline at the first "
+        "checkpoint after its window (that step in brackets), means over the layers outside the last stage. Dose: sum "
+        "over steps of learning rate times the norm of the penalty's gradient.",
+        arms(source),
+        "## Beside the papers\n" + papers(source, claims),
+        "## Figures\n" + "\n\n".join(f"![{FIGURES[name]}]({Path(folder).name}/{name}.png)" for name in shown),
+    ]
+    write_text(Path(page), "\n\n".join(parts) + "\n")
+
+
+def draw(attached: Attached, claims: dict[str, Any], folder: Path) -> list[str]:
+    """Draw the report's figures and keep those of `FIGURES`; return which there are."""
+    with tempfile.TemporaryDirectory() as made:
+        write_report(StudyFolder(Path(made)), attached.study, attached.tables, claims, attached.manifests)
+        there = [name for name in FIGURES if (Path(made) / "report" / "figures" / f"{name}.png").exists()]
+        for name in there:
+            shutil.copy(Path(made) / "report" / "figures" / f"{name}.png", folder)
+    return there
+
+
+def setting(attached: Attached, command: str) -> str:
+    """Network, images, recipe, seeds, hardware."""
+    study, made = attached.study, next(iter(attached.manifests.values())).made
+    recipe, minutes = study.recipe, sum(one.seconds for one in attached.manifests.values()) / 60
+    base = attached.tables["history"].filter(condition="baseline", split="test")
+    last = base.filter(step=base["step"].max())["top1"]
+    hardware = made["hardware"]
+    return (
+        f"`{study.model.name}` of width {study.model.width}, {attached.facts['train_images']} training images, "
+        f"{recipe.epochs} epochs ({attached.facts['total_steps']} steps), SGD with learning rate {recipe.lr:g} "
+        f"({recipe.schedule} schedule, at epochs {', '.join(map(str, recipe.step_epochs))}), momentum "
+        f"{recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.dtype}; {len(study.conditions)} "
+        f"conditions, seeds {', '.join(map(str, study.seeds))}. Without intervention it ends at "
+        f"{100 * float(last.mean()):.1f}% of the test images ({100 * float(last.min()):.1f} to "  # pyright: ignore[reportArgumentType]
+        f"{100 * float(last.max()):.1f}). Training took {minutes:.0f} minutes of single processes on "  # pyright: ignore[reportArgumentType]
+        f"{hardware['processor']}, torch {made['versions']['torch']}. Made by\n```\n{command}\n```"
+    )
+
+
+def opened(claims: dict[str, Any]) -> list[str]:
+    """What is inconclusive, and how many seeds would decide it."""
+    rows = [
+        (clause["id"], clause["statistic"], number(clause["estimate"]), interval(clause), _enough(clause))
+        for claim in claims["claims"]
+        for clause in claim["clauses"]
+        if clause["verdict"] == "inconclusive"
+    ]
+    if not rows:
+        return []
+    said = (
+        "The number of seeds with which the clause's rule would decide, if their mean and spread were those seen.\n\n"
+    )
+    header = ("clause", "statistic", "estimate", "95% interval", "seeds that would decide")
+    return ["## What stays open\n" + said + table(header, rows)]
+
+
+def _enough(clause: dict[str, Any]) -> str:
+    return str(clause["seeds_to_decide"] or "over 1000")
+
+
+def arms(source: Source) -> str:
+    """A row a condition."""
+    by_condition = {name: own for (name,), own in harms(source).group_by("condition")}
+    changed = {name: own for (name,), own in changes(source).group_by("condition")}
+    rows = []
+    for condition in source.study.conditions:
+        if condition == source.baseline or condition not in by_condition:
+            continue
+        harm = estimate((100 * by_condition[condition]["harm"]).to_list(), 1)
+        own = changed.get(condition)
+        moved = ["-"] * len(MEASURES) if own is None else [estimate(own[name].to_list(), 3) for name in MEASURES]
+        step = "" if own is None else f" ({own['step'][0]})"
+        rows.append((condition + step, harm, *moved, dose(source, condition)))
+    return table(("condition", "harm", *MEASURES.values(), "dose"), rows)
+
+
+def estimate(values: Sequence[float], places: int) -> str:
+    """Mean and interval over seeds."""
+    found = paired_t(values)
+    return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
+
+
+def dose(source: Source, condition: str) -> str:
+    """The dose of the condition's interventions at the end, mean over seeds."""
+    history = source.table("history").filter(condition=condition, split="train")
+    columns = [name for name in history.columns if name.endswith(".dose") and history[name].is_not_null().any()]
+    if not columns:
+        return "-"
+    total = history.group_by("seed").agg(pl.sum_horizontal(pl.col(name).max() for name in columns).alias("dose"))
+    return f"{total['dose'].mean():.2f}"
+
+
+def papers(source: Source, claims: dict[str, Any]) -> str:
+    """The papers' directions beside what was seen, each with its number."""
+    clauses = {clause["id"]: clause for claim in claims["claims"] for clause in claim["clauses"]}
+    harm = {name: (100 * own["harm"]).to_list() for (name,), own in harms(source).group_by("condition")}
+    rows = [
+        ("the paper", "selective neurons emerge early, then recede", "C1.rise", "C1.fall"),
+        ("the paper", "ablating them harms early, much less later", "C2.early.zero", "C2.change.zero"),
+        ("the paper", "the network is closer to linear early", "C3.a", None),
+        ("the paper", "suppression from the start harms the final accuracy", "C4.a", None),
+        ("the paper", "suppression only later hardly harms", "C4.b", None),
+        ("the paper's implication", "it is lost class information that harms", "C4.d", None),
+    ]
+    lines = []
+    for who, what, *names in rows:
+        found = [clauses[name] for name in names if name in clauses]
+        if found:
+            seen = "; ".join(f"{one['statistic']} {number(one['estimate'])}, {interval(one)}" for one in found)
+            lines.append((who, what, seen, "; ".join(one["verdict"] for one in found)))
+    if "always" in harm:
+        own = changes(source).filter(condition="always")
+        rest = f"csi by {estimate(own['csi'].to_list(), 3)}" if len(own) else "csi not measured"
+        seen = f"`always` costs {estimate(harm['always'], 1)} points and changes {rest}"
+        what = "selectivity falls nearly to zero at about 2 points (ResNet-20, CIFAR-10)"
+        low, high = paired_t(harm["always"]).low, paired_t(harm["always"]).high
+        verdict = "agrees" if low <= 2 <= high else "more harm here" if low > 2 else "less harm here"
+        lines.append(("Leavitt & Morcos 2020", what, seen, verdict))
+    return table(("who", "says", "seen here", "verdict"), lines)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
