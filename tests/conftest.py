@@ -1,12 +1,17 @@
 """A study small enough to run whole in seconds, and the command line as a user starts it."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from vestige import cli
 
 TINY = """
 name: tiny
@@ -66,6 +71,50 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_vestige(home, "train", "tiny.yaml", "--only", "baseline", "--seeds", "0", "--out", "begun")
     assert done.returncode == 0, done.stderr
     return home / "begun"
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stranger's images, as many for testing and training as the module's `IMAGES`, model file and checkpoints; to
+    be copied, not changed."""
+    from foreign_models import MODEL, write_checkpoints, write_images
+
+    home = tmp_path_factory.mktemp("made")
+    for folder, split, most in zip(("images", "train"), ("test", "train"), request.module.IMAGES, strict=True):
+        write_images(home / folder, split, most)
+    write_checkpoints(home / "ck")
+    (home / "model.py").write_text(MODEL)
+    return home
+
+
+@pytest.fixture
+def home(strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stranger is at work."""
+    shutil.copytree(strangers, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def called(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command in `home`, in this process."""
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 def run_vestige(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

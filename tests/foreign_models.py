@@ -62,3 +62,10 @@ def write_checkpoints(folder: Path) -> Path:
         optimiser.step()
     safetensors.torch.save_file(model.state_dict(), folder / "last.safetensors")
     return folder
+
+
+def last_model(path: str = "ck/last.safetensors") -> ResNet:
+    """The network as its training left it."""
+    model = ResNet(8, classes=10, width=4)
+    model.load_state_dict(safetensors.torch.load_file(path))
+    return model.eval()

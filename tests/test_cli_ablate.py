@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,58 +20,20 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import vestige
-from foreign_models import MODEL, PREPARED, as_inputs, digits, write_checkpoints, write_images
-from vestige import cli
-from vestige.models.zoo import ResNet
+from foreign_models import MODEL, PREPARED, as_inputs, digits, last_model
+from processes import alive, children, wait_for
 from vestige.runs.tables import SCHEMAS
 
 torch.set_num_threads(1)
+IMAGES = (120, 60)
 ALONE = ("--workers", "1", "--device", "cpu")
 OWN = ("--model", "model.py:make", "--weights", "ck/ckpt_30.pth", "--data", "folder:images", *PREPARED)
 
 
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, a model file and weights; to be copied, not changed."""
-    home = tmp_path_factory.mktemp("made")
-    write_images(home / "images", "test", 120)
-    write_images(home / "train", "train", 60)
-    write_checkpoints(home / "ck")
-    (home / "model.py").write_text(MODEL)
-    return home
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def ablate(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def ablate(called):
     """Run `vestige ablate` in `home`."""
-
-    def run(*arguments: str, command: str = "ablate") -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([command, *arguments])
-        assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, *capsys.readouterr())
-
-    return run
-
-
-def last_model() -> ResNet:
-    model = ResNet(8, classes=10, width=4)
-    model.load_state_dict(safetensors.torch.load_file("ck/last.safetensors"))
-    return model.eval()
+    return partial(called, "ablate")
 
 
 @torch.no_grad()
@@ -167,12 +128,11 @@ def test_groups_neurons_and_cumulative(ablate, home: Path):
     assert pl.read_parquet("out/groups.parquet").select("group", "neurons").rows() == [("all", 3)]
 
 
-def test_a_measurement_and_an_ablation_share_a_folder(ablate, home: Path):
-    measured = ablate(
-        *OWN, "--device", "cpu", "--permutations", "0", "--threads", "1", "--out", "out", command="measure"
-    )
+def test_a_measurement_and_an_ablation_share_a_folder(ablate, called):
+    measure = ("measure", *OWN, "--device", "cpu", "--permutations", "0", "--threads", "1", "--out", "out")
+    measured = called(*measure)
     done = ablate(*OWN, *ALONE, "--out", "out")
-    again = ablate(*OWN, "--device", "cpu", "--permutations", "0", "--threads", "1", "--out", "out", command="measure")
+    again = called(*measure)
     assert [measured.returncode, done.returncode, again.returncode] == [0, 0, 0], done.stderr + again.stderr
     both = pl.read_parquet("out/selectivity.parquet").join(
         pl.read_parquet("out/ranking.parquet"), on=["layer", "neuron"]
@@ -206,29 +166,6 @@ def test_a_screen_says_what_it_is_worth(ablate, home: Path):
     assert "Their rank correlation with exact ablation" in done.stderr
     assert "Their rank correlation with exact ablation" in Path("out/ablation.html").read_text()
     assert set(pl.read_parquet("out/ablation.parquet")["mode"]) == {"screen"}
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [below for child in found for below in children(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 VALUES = ("--value", "zero", "mean", "resample")
@@ -288,6 +225,7 @@ BAD = {
         "choosing neurons to ablate: layer 'layer1.0' has no neuron 77. Its neurons are 0 to 3.",
     ),
     "layer": (("--layers", "layer9*"), "layer9*"),
+    "both": (("--checkpoints", "ck"), "reading the command line: both --weights and --checkpoints. Give one file as"),
     "option": (("--permutations", "3"), "reading the command line: unknown option --permutations."),
 }
 
@@ -322,7 +260,8 @@ def test_a_folder_of_another_model_is_refused(ablate, home: Path):
 def test_help_names_the_options_quickly(vestige):
     done = vestige("ablate", "--help")
     assert done.returncode == 0
-    for option in ("--model", "--value", "--mode", "--precision", "--memory", "--workers", "--groups", "--cumulative"):
+    options = "--model --checkpoints --value --mode --precision --memory --workers --groups --cumulative"
+    for option in options.split():
         assert option in done.stdout
     code = "import sys, vestige.cli; sys.exit(bool({'torch', 'polars'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -338,6 +277,7 @@ def prepare_how_to(home: Path) -> None:
     (home / "my_model.py").write_text(MODEL)
     shutil.copytree(home / "images", home / "val")
     safetensors.torch.save_file(last_model().state_dict(), home / "weights.safetensors")
+    (home / "checkpoints").symlink_to(home / "ck")
     rows = [("layer1.0", 0, "a"), ("layer2.0", 3, "a"), ("layer3.0", 4, "b")]
     pl.DataFrame(rows, schema=["layer", "neuron", "group"], orient="row").write_csv("groups.csv")
 

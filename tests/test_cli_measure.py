@@ -6,9 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,61 +17,23 @@ import torch
 import torchvision
 from torch import nn
 
-from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, write_checkpoints, write_images
+from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, last_model
 from vestige import cli
 from vestige.foreign import bench as foreign_bench
-from vestige.models.zoo import ResNet
 
 torch.set_num_threads(1)
+IMAGES = (200, 100)
 QUICK = ("--permutations", "10", "--threads", "1", "--device", "cpu")
 OWN = ("--model", "model.py:make", *PREPARED, *QUICK)
 
 
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, a model file and checkpoints; to be copied, not changed."""
-    home = tmp_path_factory.mktemp("made")
-    write_images(home / "images", "test", 200)
-    write_images(home / "train", "train", 100)
-    write_checkpoints(home / "ck")
-    (home / "model.py").write_text(MODEL)
-    return home
-
-
 @pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def measure(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def measure(called):
     """Run `vestige measure` in `home`."""
-
-    def run(*arguments: str) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["measure", *arguments])
-        assert isinstance(ended.value.code, int)
-        return Done(ended.value.code, *capsys.readouterr())
-
-    return run
+    return partial(called, "measure")
 
 
 LAST = ("--weights", "ck/ckpt_30.pth", "--data", "folder:images")
-
-
-def last_model() -> ResNet:
-    model = ResNet(8, classes=10, width=4)
-    model.load_state_dict(safetensors.torch.load_file("ck/last.safetensors"))
-    return model.eval()
 
 
 def test_a_stranger_s_weights_on_a_folder_of_images(measure, home: Path):

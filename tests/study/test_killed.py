@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from processes import alive, children, wait_for
+
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "training": lambda study: len(list(study.glob("runs/*/*/checkpoints/*.safetensors"))) >= 5,
     "measuring": lambda study: len(list(study.glob("runs/*/*/ablation-zero-test/*.parquet"))) >= 3,
@@ -22,29 +24,6 @@ def results(study: Path) -> dict[str, bytes]:
     """All weights and tables by their path."""
     kept = [*study.glob("runs/*/*/checkpoints/*.safetensors"), *study.glob("runs/**/*.parquet")]
     return {path.relative_to(study).as_posix(): path.read_bytes() for path in kept}
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found + [below for child in found for below in children(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.fixture
