@@ -32,7 +32,16 @@ def ranking(seed: int = 1) -> pl.DataFrame:
     return frame.with_columns(csi=pl.Series(np.random.default_rng(seed).random(N)), mean=pl.lit(0.5))
 
 
-def record(**settings):
+def entry(step: int | None = None, file: str = "w.pt", **settings):
+    result = {
+        "protocol": "corrected", "top1": 0.75, "top5": None, "loss": 1.25, "n": 400, "skipped": 2, "seconds": 7.5,
+        "notes": ["note two"], "batch_norm": "stored", "values": ["zero", "mean"], "mode": "exact", **settings,
+    }  # fmt: skip
+    tables = {"ablation": "ablation.parquet", "ranking": "ranking.parquet"}
+    return {"file": file, "step": step, "tables": tables, "results": [result]}
+
+
+def record(*checkpoints, **settings):
     return {
         "model": {"name": "net", "kind": "Net", "parameters": 10, "weights": "w.pt"},
         "data": {
@@ -41,8 +50,7 @@ def record(**settings):
         },
         "made": {"versions": {"vestige": "1", "torch": "2"}, "hardware": {"cpu": "x"}},
         "settings": {"dtype": "float32", "value": [], "weights": None},
-        "intact": {"top1": 0.75, "loss": 1.25, "n": 400},
-        "notes": [EVIL, "note two"], "batch_norm": "stored", "values": ["zero", "mean"], "mode": "exact", **settings,
+        "notes": [EVIL], "files": [], "errors": [], "checkpoints": list(checkpoints) or [entry(**settings)],
     }  # fmt: skip
 
 
@@ -109,3 +117,29 @@ def test_groups_areas_and_estimates(tables):
     (row,) = rows_of(page, "Areas under the curves of growing sets")
     assert [as_number(cell) for cell in row[3:6]] == pytest.approx([0.5, 0.4, 0.6])
     assert all(row[3] == "–" for row in rows_of(page, "Replaced by zero"))
+
+
+def test_several_checkpoints(tables):
+    """The last is shown neuron by neuron, all of them through their steps."""
+    entries = [entry(step, f"c{step}.pt", top1=top1) for step, top1 in ((0, 0.25), (10, 0.5), (90, 0.75))]
+    entries[2]["tables"] = {name: f"checkpoints/step-00000090/{name}.parquet" for name in ("ablation", "ranking")}
+    files = [{"file": "bad.pt", "step": None, "weights": None, "duplicate_of": None, "error": "it is truncated."}]
+    through = pl.concat(table(value, seed, step=[step] * N) for value in ("zero", "mean") for seed, step in
+                        ((0, 0), (1, 10), (2, 90)))  # fmt: skip
+    text = render_ablated({**record(*entries), "files": files}, tables, through)
+    page = read_page(text)
+    assert [row[:4] for row in rows_of(page, "Accuracy and loss")] == [
+        [f"c{step}.pt", str(step), "corrected", top1] for step, top1 in ((0, "25.00%"), (10, "50.00%"), (90, "75.00%"))
+    ]
+    assert "Of c90.pt (step 90), the last of the checkpoints." in page.one("section", id="neurons").text
+    assert "checkpoints/step-00000090/ablation.parquet" in page.one("section", id="effects").text
+    assert "bad.pt was not ablated: it is truncated." in text
+    assert "(3 sets of weights)" in text
+    shown = cells(page, "steps", 1, "Mean change of loss (nats)")
+    for (step,), rows in through.filter(value="mean").group_by("step"):
+        for stage in ("s1", EVIL):
+            expected = rows.filter(stage=stage)["loss_delta"].mean()
+            assert as_number(shown[str(step)][stage]) == pytest.approx(expected, rel=1e-3)
+    one = render_ablated(record(entry(5)), tables)
+    assert "Through the checkpoints" not in one
+    assert "Accuracy and loss" not in one

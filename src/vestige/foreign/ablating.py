@@ -3,53 +3,39 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from vestige.config import ComputeConfig
-from vestige.errors import ConfigError
+from vestige.errors import ConfigError, VestigeError
 from vestige.foreign.bench import KEYED, Bench
-from vestige.foreign.counting import counting
+from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import AblatedFolder
-from vestige.foreign.notes import at_chance, batch_norm_words
-from vestige.foreign.record import is_random, subject_of
+from vestige.foreign.record import ablation_of, entry_of, record_of
 from vestige.foreign.request import AblationRequest, checked
+from vestige.foreign.turns import Entry, Outcome, in_turn, notes_of
+from vestige.foreign.weight_files import WeightFile
 from vestige.foreign.workers import helped
 from vestige.measurement.ablation.ablating import AblationResult, ablate
 from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.ablation.cumulating import CumulativeResult, ablate_cumulatively
-from vestige.runs.manifest import Artifact, provenance
+from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash, write_table
-from vestige.runs.tables import SCHEMA_VERSIONS, conform
+from vestige.runs.tables import SCHEMA_VERSIONS, SCHEMAS, conform
 from vestige.training.runtime import choose_device, session
 
 _ADDING = ("layers", "value", "mode", "precision", "neurons", "groups", "cumulative", "per_input")
 """Options that say what is wanted, and change nothing that is there."""
 
 
-@dataclass
-class Outcome:
-    """How a command ended.
-
-    Attributes:
-      folder: where everything is.
-      lines: what was found.
-      notes: what must be said aloud.
-      made: whether anything had to be done.
-    """
-
-    folder: AblatedFolder
-    lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    made: bool = True
-
-
 def ablate_foreign(request: AblationRequest, *, verify: bool = False, show: bool = True) -> Outcome:
-    """Ablate the neurons of a model; what is done already is left as it is.
+    """Ablate the neurons of a model with one set of weights, or with each in a folder; what is done is left as it is.
 
     Args:
       request: what to do.
@@ -57,7 +43,7 @@ def ablate_foreign(request: AblationRequest, *, verify: bool = False, show: bool
       show: how it goes on, on standard error.
 
     Raises:
-      VestigeError: it cannot be done; what was there stays.
+      VestigeError: nothing can be done; what was there stays.
     """
     request = _settled(checked(request))
     folder = AblatedFolder(request.folder)
@@ -65,27 +51,122 @@ def ablate_foreign(request: AblationRequest, *, verify: bool = False, show: bool
         bench = Bench.opened(request, device)
         tables = _asked_tables(request)
         folder.refuse_others(bench.identity)
-        key = _key(bench, tables)
-        stored = folder.read()
-        if folder.is_done(stored or None, key, verify=verify):
-            return Outcome(folder, _lines(stored, folder), [], made=False)
-        with folder.alone(), helped(_workers(request) - 1, _share, request, threads=request.threads or 1):
-            began = time.perf_counter()
-            with counting(1, None, show=show, what=("ablating", "ablations")) as count:
-                result, cumulative = _ablated(bench, request, tables, lambda done, of: count.at(done, of))
-            record = _record(bench, result, cumulative, key, time.perf_counter() - began)
-            record["artifacts"] = _write(folder, bench, result, cumulative, key)
-            folder.write_skipped(result.skipped)
-            folder.write_record(record)
-            _write_page(folder, record)
-    return Outcome(folder, _lines(record, folder), record["notes"])
+        return _Ablating(bench, folder, request, tables).run(verify=verify, show=show)
 
 
-def _share(request: AblationRequest) -> None:
+@dataclass(frozen=True)
+class _Ablating:
+    """The work on one folder."""
+
+    bench: Bench
+    folder: AblatedFolder
+    request: AblationRequest
+    tables: dict[str, pl.DataFrame]
+
+    def run(self, *, verify: bool, show: bool) -> Outcome:
+        bench, folder, request = self.bench, self.folder, self.request
+        record = folder.read()
+        stored = {entry["weights"]: entry for entry in record.get("checkpoints", ())}
+        keys = {file.hash: self._key(file) for file, _ in bench.chosen}
+        done = {
+            name: stored[name] for name, key in keys.items() if folder.is_done(stored.get(name), key, verify=verify)
+        }
+        made = not (len(done) == len(keys) and folder.is_done(record, value_hash([*keys.values()]), verify=verify))
+        failed: list[VestigeError] = []
+        if made:
+            with folder.alone():
+                if request.checkpoints:  # so that it is known whose the folder is
+                    self._write_record([*done.values()], failed)
+                argument = request, tuple(done)
+                passes = (len(keys) - len(done)) * (1 + request.cumulative)
+                with (
+                    helped(_workers(request) - 1 if passes else 0, _share, argument, threads=request.threads or 1),
+                    counting(passes, None, show=show, what=("ablating", "ablations")) as count,
+                ):
+                    work = partial(self._ablated, keys=keys, count=count)
+                    entries, failed = in_turn(bench, done, work, count, "ablating", self._write_record)
+                record = self._finish(entries, failed)
+        outcome = Outcome(folder, errors=[*bench.unreadable, *failed], made=made)
+        outcome.notes = notes_of(bench, record, "ablated") if made else []
+        outcome.lines = [line for entry in record["checkpoints"] for line in self._lines(record, entry)]
+        return outcome
+
+    def _key(self, file: WeightFile) -> str:
+        """Hash of everything that can change the tables of a set of weights."""
+        wanted = {name: value for name, value in self.request.settings().items() if name in _ADDING}
+        contents = {name: table.to_dict(as_series=False) for name, table in self.tables.items()}
+        versions = {name: provenance()["versions"][name] for name in KEYED}
+        schemas = [SCHEMA_VERSIONS[kind] for kind in ("ablation", "cumulative")]
+        parts = {"identity": self.bench.identity, "weights": file.hash, "step": file.step}
+        return value_hash({**parts, "wanted": wanted | contents, "versions": versions, "schemas": schemas})
+
+    def _ablated(self, file: WeightFile, label: str | None, *, keys: dict[str, str], count: Counting) -> Entry:
+        """Ablate with a set of weights, and write its tables."""
+        bench, began, key = self.bench, time.perf_counter(), keys[file.hash]
+        result, cumulative = _ablate(bench, file, self.folder.of(label), self.request, self.tables, count)
+        frames = _frames(bench, file, result, cumulative)
+        paths = {name: self.folder.of(label) / f"{name}.parquet" for name in frames}
+        for name, frame in frames.items():
+            write_table(paths[name], frame, {"vestige": "ablate", "key": key, "weights": file.hash})
+        self.folder.write_skipped(result.skipped)
+        seconds = time.perf_counter() - began
+        found = ablation_of(bench, file, result, cumulative, seconds)
+        tables = {name: path.relative_to(self.folder.path).as_posix() for name, path in paths.items()}
+        artifacts = self.folder.artifacts(paths.values(), key)
+        return entry_of(bench, file, key, [found], seconds, tables=tables, artifacts=artifacts)
+
+    def _write_record(self, entries: Sequence[Entry], failed: Sequence[VestigeError], **more: Any) -> dict[str, Any]:
+        record = {"key": "", "artifacts": {}, **record_of(self.bench, entries, failed), **more}
+        self.folder.write_record(record)
+        return record
+
+    def _finish(self, entries: Sequence[Entry], failed: Sequence[VestigeError]) -> dict[str, Any]:
+        """Write the tables of all sets of weights, where there may be several, the record and the page."""
+        from vestige.report.ablated import write_ablated
+        from vestige.report.foreign_page import shown_checkpoint
+
+        key, paths = value_hash([entry["key"] for entry in entries]), []
+        if self.request.checkpoints:
+            for name in dict.fromkeys(name for entry in entries for name in entry["tables"]):
+                parts = [pl.read_parquet(self.folder.path / entry["tables"][name]) for entry in entries]
+                paths.append(self.folder.path / f"{name}.parquet")
+                write_table(paths[-1], pl.concat(parts), {"vestige": "ablate", "key": key})
+        record = self._write_record(entries, failed, key=key, artifacts=self.folder.artifacts(paths, key))
+        shown = entries[shown_checkpoint(record)]["tables"]
+        read = {name: pl.read_parquet(self.folder.path / path) for name, path in shown.items()}
+        through = pl.read_parquet(self.folder.path / "ablation.parquet") if paths else None
+        write_ablated(self.folder.report, record, read, through)
+        return record
+
+    def _lines(self, record: dict[str, Any], entry: Entry) -> list[str]:
+        """One line a value: what it does on average, and which neuron matters most."""
+        table = pl.read_parquet(self.folder.path / entry["tables"]["ablation"])
+        (found,) = entry["results"]
+        head = f"top-1 {found['top1']:.2%}, loss {found['loss']:.3f} on {found['n']} images"
+        name = entry["file"] if self.request.checkpoints else record["model"]["name"]
+        step = "" if entry["step"] is None else f"step {entry['step']}, "
+        lines = []
+        for value in found["values"]:
+            part = table.filter(value=value).sort("loss_delta", descending=True, nulls_last=True)
+            if part.is_empty():
+                continue
+            top = part.row(0, named=True)
+            lines.append(
+                f"{name} ({step}{value}): {head}; {part.height} neurons, mean change of loss "
+                f"{part['loss_delta'].mean():.2g}, most from {top['layer']} {top['neuron']} ({top['loss_delta']:.3g})"
+            )
+        return lines or [head]
+
+
+def _share(argument: tuple[AblationRequest, Sequence[str]]) -> None:
     """What a further process does: the same, but for the tables."""
+    request, done = argument  # `done`: hashes of weights
     with session(_compute(request)) as device:
-        bench = Bench.opened(request, device)
-        _ablated(bench, request, _asked_tables(request), None)
+        bench, tables = Bench.opened(request, device), _asked_tables(request)
+        for file, label in bench.chosen:
+            if file.hash not in done:
+                with suppress(VestigeError):  # the first process meets it too
+                    _ablate(bench, file, AblatedFolder(request.folder).of(label), request, tables, None)
 
 
 def _settled(request: AblationRequest) -> AblationRequest:
@@ -121,22 +202,17 @@ def _read(path: Path, option: str) -> pl.DataFrame:
         raise ConfigError(f"reading {option} {path}", found=found, remedy="Give a Parquet or CSV table") from error
 
 
-def _key(bench: Bench, tables: dict[str, pl.DataFrame]) -> str:
-    """Hash of everything that can change the tables."""
-    wanted = {name: value for name, value in bench.request.settings().items() if name in _ADDING}
-    versions = {name: provenance()["versions"][name] for name in KEYED}
-    schemas = [SCHEMA_VERSIONS[kind] for kind in ("ablation", "cumulative")]
-    contents = {name: table.to_dict(as_series=False) for name, table in tables.items()}
-    parts = {"identity": bench.identity, "wanted": wanted | contents, "versions": versions, "schemas": schemas}
-    return value_hash(parts)
-
-
-def _ablated(
+def _ablate(
     bench: Bench,
+    file: WeightFile,
+    folder: Path,
     request: AblationRequest,
     tables: dict[str, pl.DataFrame],
-    progress: Callable[[int, int | None], None] | None,
+    count: Counting | None,
 ) -> tuple[AblationResult, CumulativeResult | None]:
+    """Ablate with a set of weights, pieces and single inputs being kept in `folder`."""
+    if request.checkpoints:
+        bench.subject.load(file.path)
     shared: dict[str, Any] = {
         "ranking_data": bench.ranking.data if bench.ranking else None,
         "batch_norm": request.batch_norm,
@@ -146,118 +222,56 @@ def _ablated(
         "batch_size": request.batch_size,
         "memory": request.memory,
         "class_map": bench.class_map,
-        "progress": progress,
+        "progress": count.at if count else None,
     }
     model, data, layers = bench.subject.model, bench.inputs.data, request.layers or None
+    values: Any = request.value or None  # checked before
+    mode: Any = request.mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        if count:
+            count.begin(file.name)
         result = ablate(
             model,
             data,
             layers,
             neurons=tables.get("neurons"),
             groups=tables.get("groups"),
-            value=request.value or None,  # pyright: ignore[reportArgumentType] (checked before)
-            mode=request.mode,  # pyright: ignore[reportArgumentType]
+            value=values,
+            mode=mode,
             precision=request.precision,
             held_out=request.held_out,
             per_input=request.per_input,
-            folder=request.folder,
+            folder=folder,
             **shared,
         )
         if not request.cumulative:
             return result, None
-        folder = request.folder / "pieces" / "cumulative"
-        cumulative = ablate_cumulatively(
-            model,
-            data,
-            layers,
-            values=request.value or None,  # pyright: ignore[reportArgumentType]
-            held_out=request.ranking_data is None,
-            folder=folder,
-            **shared,
+        if count:
+            count.begin(file.name)
+        held_out, pieces = request.ranking_data is None, folder / "pieces" / "cumulative"
+        return result, ablate_cumulatively(
+            model, data, layers, values=values, held_out=held_out, folder=pieces, **shared
         )
-    return result, cumulative
 
 
-def _write(
-    folder: AblatedFolder, bench: Bench, result: AblationResult, cumulative: CumulativeResult | None, key: str
-) -> dict[str, dict[str, Any]]:
-    """Write the tables; return what the record holds of them."""
-    identity: dict[str, Any] = {
-        "condition": bench.request.model,
-        "seed": None,
-        "step": None,
-        "epoch": None,
-        "protocol": "corrected",
-        "dataset": bench.inputs.name,
-        "split": "",
-    }
-    n = int(result.intact["n"])
+def _frames(
+    bench: Bench, file: WeightFile, result: AblationResult, cumulative: CumulativeResult | None
+) -> dict[str, pl.DataFrame]:
+    """The tables of a set of weights."""
+    rows = {**bench.rows_of(file), "protocol": "corrected", "n": int(result.intact["n"])}
     frames = {
-        "ablation": conform(result.table, "ablation", **identity, n=n),
-        "ablation_by_class": conform(result.by_class, "ablation-by-class", **identity, n=n),
-        "ranking": result.ranking,
+        "ablation": conform(result.table, "ablation", **rows),
+        "ablation_by_class": conform(result.by_class, "ablation-by-class", **rows),
     }
+    plain = {"ranking": result.ranking}
     if result.groups is not None:
-        frames["groups"] = result.groups
+        plain["groups"] = result.groups
     if cumulative is not None:
-        frames["cumulative"] = conform(cumulative.table, "cumulative", **identity, n=int(cumulative.intact["n"]))
-        frames["cumulative_areas"] = cumulative.areas
-    metadata = {"vestige": "ablate", "key": key, "weights": bench.subject.hash()}
-    artifacts = {}
-    for name, frame in frames.items():
-        path = folder.path / f"{name}.parquet"
-        write_table(path, frame, metadata)
-        artifacts[path.name] = asdict(Artifact.of(path, key, 0.0))
-    return artifacts
-
-
-def _record(
-    bench: Bench, result: AblationResult, cumulative: CumulativeResult | None, key: str, seconds: float
-) -> dict[str, Any]:
-    about = subject_of(bench, len(result.skipped))
-    notes = dict.fromkeys([*about["notes"], *result.notes, *(cumulative.notes if cumulative else ())])
-    classes = result.by_class["class"].n_unique()
-    if classes and not is_random(bench.request):
-        warning = at_chance(result.intact["top1"], int(result.intact["n"]), classes)
-        notes |= {warning: None} if warning else {}
-    return {
-        **about,
-        "notes": list(notes),
-        "key": key,
-        "seconds": round(seconds, 3),
-        "intact": dict(result.intact),
-        "batch_norm": batch_norm_words(bench.subject, bench.training, result.settings["batch_norm"]),
-        "values": result.settings["values"],
-        "mode": result.settings["mode"],
-        "layers": [[layer.name, layer.stage, layer.units, layer.why] for layer in result.layers],
-    }
-
-
-def _write_page(folder: AblatedFolder, record: dict[str, Any]) -> None:
-    from vestige.report.ablated import write_ablated
-
-    read = {
-        name: pl.read_parquet(folder.path / f"{name}.parquet")
-        for name in ("ablation", "ranking", "groups", "cumulative_areas")
-        if f"{name}.parquet" in record["artifacts"]
-    }
-    write_ablated(folder.report, record, read)
-
-
-def _lines(record: dict[str, Any], folder: AblatedFolder) -> list[str]:
-    """One line a value: what it does on average, and which neuron matters most."""
-    intact, table = record["intact"], pl.read_parquet(folder.path / "ablation.parquet")
-    head = f"top-1 {intact['top1']:.2%}, loss {intact['loss']:.3f} on {intact['n']} images"
-    lines = []
-    for value in record["values"]:
-        part = table.filter(value=value).sort("loss_delta", descending=True, nulls_last=True)
-        if part.is_empty():
-            continue
-        top = part.row(0, named=True)
-        lines.append(
-            f"{record['model']['name']} ({value}): {head}; {part.height} neurons, mean change of loss "
-            f"{part['loss_delta'].mean():.2g}, most from {top['layer']} {top['neuron']} ({top['loss_delta']:.3g})"
-        )
-    return lines or [head]
+        of_curves = {**rows, "n": int(cumulative.intact["n"])}
+        frames["cumulative"] = conform(cumulative.table, "cumulative", **of_curves)
+        plain["cumulative_areas"] = cumulative.areas
+    if bench.request.checkpoints:  # one table will hold all
+        named = [pl.lit(rows[name], SCHEMAS["ablation"][name]).alias(name) for name in ("condition", "step")]
+        plain = {name: frame.select(*named, pl.all()) for name, frame in plain.items()}
+    return frames | plain

@@ -11,7 +11,9 @@ import polars as pl
 import torch
 
 from vestige.config import ModelConfig
+from vestige.errors import VestigeError
 from vestige.foreign.data import Inputs, class_map_of, open_inputs
+from vestige.foreign.folder import labels
 from vestige.foreign.request import AblationRequest, Request
 from vestige.foreign.subject import Subject, build_subject, check_classes, logit_width
 from vestige.foreign.weight_files import WeightFile, list_weight_files, scan
@@ -53,7 +55,7 @@ class Bench:
         """
         paths = [request.weights] if request.weights else []
         if request.checkpoints:
-            paths = list_weight_files(request.checkpoints)
+            paths = list_weight_files(request.checkpoints, out=request.folder)
         one = paths[0] if paths else None
         inputs = open_inputs(request, "data", one)
         training = open_inputs(request, "training_data", one) if request.training_data else None
@@ -70,6 +72,30 @@ class Bench:
         mapping = class_map_of(request, inputs, width)
         return cls(request, device, inputs, training, subject, mapping, tuple(files))
 
+    @cached_property
+    def chosen(self) -> list[tuple[WeightFile, str | None]]:
+        """The sets of weights to work on, in order, each with what its files are called; the only one has no name."""
+        files = [file for file in self.files if file.measured]
+        if not self.request.checkpoints:
+            return [(file, None) for file in files]
+        return list(zip(files, labels([file.name for file in files], [file.step for file in files]), strict=True))
+
+    @property
+    def unreadable(self) -> list[VestigeError]:
+        """What is wrong with each file that could not be loaded."""
+        return [file.error for file in self.files if file.error]
+
+    def rows_of(self, file: WeightFile) -> dict[str, Any]:
+        """What every row of a table says of the weights and the images."""
+        return {
+            "condition": file.name if self.request.checkpoints and file.step is None else self.request.model,
+            "seed": None,
+            "step": file.step,
+            "epoch": file.epoch,
+            "dataset": self.inputs.name,
+            "split": "",
+        }
+
     @property
     def protocols(self) -> tuple[str, ...]:
         """Those to measure by."""
@@ -78,8 +104,9 @@ class Bench:
     @cached_property
     def ranking(self) -> Inputs | None:
         """Other images that neurons are ranked on."""
-        spec = getattr(self.request, "ranking_data", None)
-        return open_inputs(self.request, "ranking_data", self.request.weights) if spec else None
+        if getattr(self.request, "ranking_data", None) is None:
+            return None
+        return open_inputs(self.request, "ranking_data", self.files[0].path if self.files[0].name else None)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -142,7 +169,7 @@ class Bench:
 
 def _weight_files(request: Request | AblationRequest, subject: Subject) -> list[WeightFile]:
     if request.checkpoints:
-        files = scan(request.checkpoints, subject.load)
+        files = scan(request.checkpoints, subject.load, out=request.folder)
         good = next((file for file in files if file.measured), None)
         if good is None:
             assert files[0].error is not None

@@ -26,7 +26,7 @@ class Counting:
 
     def __init__(self, passes: int, images: int | None, what: tuple[str, str] = MEASURING):
         self._passes, self._images, self.what = passes, images, what
-        self._told = images is None
+        self._told, self._begun = images is None, 0
         self._before = self._now = 0
         self.name = ""
 
@@ -37,16 +37,21 @@ class Counting:
 
     @property
     def total(self) -> int | None:
-        """Images of all passes."""
-        return None if self._images is None else max(self._passes * self._images, self.done)
+        """Images of all passes; those to come are taken to have as many as this one."""
+        if self._images is None:
+            return None
+        if self._told:
+            return self._before + self._images * max(1, 1 + self._passes - self._begun)
+        return max(self._passes * self._images, self.done)
 
     def begin(self, name: str) -> None:
         """Begin a pass."""
         self._before, self._now, self.name = self.done, 0, name
+        self._begun += 1
 
     def at(self, done: int, of: int | None = None) -> None:
         """So many images of this pass are done."""
-        if self._told and self._passes == 1:  # it may turn out to be more
+        if self._told:  # it may turn out to be more
             self._images = of
         self._now = done if of is None else min(done, of)
         self.show()

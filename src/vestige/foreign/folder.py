@@ -8,16 +8,18 @@ skipped.txt                   images that were left out, where there are any
 report.html
 ```
 ```
-ablated.json                  what was ablated and how, with the hash of its inputs
+ablated.json                  what was ablated and how; one entry a checkpoint, with the hash of its inputs
 ablation.parquet  ablation_by_class.parquet  ranking.parquet  groups.parquet  cumulative.parquet
 per_input/VALUE/LAYER.npy     neurons x images
 pieces/                       finished work, from which the tables are; it may be deleted when all is done
 ablation.html
 ```
+Of several checkpoints each has its tables, `per_input` and `pieces` in `checkpoints/step-00000128`; the tables in the
+folder itself hold all of them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,14 +126,18 @@ class ResultFolder:
             raise StoreError(doing, found=found, remedy=f"{remedy}, or delete it")
 
     def is_done(self, entry: Mapping[str, Any] | None, key: str, *, verify: bool = False) -> bool:
-        """Whether a checkpoint's files are made from these inputs and whole."""
-        return (
-            entry is not None
+        """Whether a checkpoint's files, or those of a whole record, are made from these inputs and whole."""
+        return bool(
+            entry
             and entry["key"] == key
             and all(
                 Artifact(**one).is_whole(self.path / name, verify=verify) for name, one in entry["artifacts"].items()
             )
         )
+
+    def artifacts(self, paths: Iterable[Path], key: str) -> dict[str, dict[str, Any]]:
+        """What the record holds of files that were written, by their paths in the folder."""
+        return {path.relative_to(self.path).as_posix(): asdict(Artifact.of(path, key, 0.0)) for path in paths}
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write the record."""
@@ -174,12 +180,9 @@ class MeasuredFolder(ResultFolder):
         settings: Mapping[str, str],
     ) -> dict[str, dict[str, Any]]:
         """Write a checkpoint's files; return what the record holds of them."""
-        artifacts = {}
         write_tensors(self.class_means(label), means, settings)
         write_table(self.table(label), table, settings)
-        for path in (self.class_means(label), self.table(label)):
-            artifacts[path.relative_to(self.path).as_posix()] = asdict(Artifact.of(path, key, 0.0))
-        return artifacts
+        return self.artifacts((self.class_means(label), self.table(label)), key)
 
     def tables(self, record: Mapping[str, Any]) -> list[pl.DataFrame]:
         """The tables that a record names, in its order.
@@ -192,12 +195,16 @@ class MeasuredFolder(ResultFolder):
 
 @dataclass(frozen=True)
 class AblatedFolder(ResultFolder):
-    """The folder of an ablation of one model."""
+    """The folder of an ablation of one model with one or several sets of weights."""
 
     kind = "vestige ablate"
     record_name = "ablated.json"
     page_name = "ablation.html"
     doing = "ablating into"
+
+    def of(self, label: str | None) -> Path:
+        """Where the files of a checkpoint lie; of the only one where `label` is None."""
+        return self.path if label is None else self.path / "checkpoints" / label
 
 
 def labels(names: Sequence[str], steps: Sequence[int | None]) -> list[str]:

@@ -1,6 +1,6 @@
-"""`measured.json` of a foreign model: what was measured and how, for the report and for the next run."""
+"""`measured.json` and `ablated.json` of a foreign model: what was done and how, for the report and the next run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from vestige.foreign.data import names_by_model_class
 from vestige.foreign.notes import at_chance, batch_norm_words
 from vestige.foreign.request import AblationRequest, Request
 from vestige.foreign.weight_files import WeightFile, step_source
+from vestige.measurement.ablation.ablating import AblationResult
+from vestige.measurement.ablation.cumulating import CumulativeResult
 from vestige.measurement.selectivity import SelectivityResult
 from vestige.runs.manifest import provenance
 
@@ -19,26 +21,9 @@ def record_of(bench: Bench, entries: Sequence[Mapping[str, Any]], errors: Sequen
     """The whole record.
 
     Args:
-      bench: what was measured.
-      entries: one for each set of weights that was measured, in order.
-      errors: met in measuring.
-    """
-    skipped = max((result["skipped"] for entry in entries for result in entry["results"]), default=0)
-    return {
-        **subject_of(bench, skipped),
-        "steps_from": step_source(bench.files) if bench.request.checkpoints else "",
-        "checkpoints": list(entries),
-        "files": [_file(file) for file in (bench.files if bench.request.checkpoints else ())],
-        "errors": [str(error) for error in errors],
-    }
-
-
-def subject_of(bench: Bench, skipped: int) -> dict[str, Any]:
-    """What any record says of the model and the images.
-
-    Args:
       bench: what was worked on.
-      skipped: images that were left out as unreadable.
+      entries: one for each set of weights that is done, in order.
+      errors: met in the others.
     """
     request, subject, inputs = bench.request, bench.subject, bench.inputs
     names = names_by_model_class(inputs, bench.class_map, subject.classes)
@@ -60,33 +45,80 @@ def subject_of(bench: Bench, skipped: int) -> dict[str, Any]:
             "class_names": names,
             "input_shape": list(inputs.shape),
             "preprocess": inputs.said(),
-            "skipped": skipped,
+            "skipped": max((result["skipped"] for entry in entries for result in entry["results"]), default=0),
         },
         "made": provenance(),
         "notes": [*inputs.notes, *_fresh(request)],
+        "steps_from": step_source(bench.files) if bench.request.checkpoints else "",
+        "checkpoints": list(entries),
+        "files": [_file(file) for file in (bench.files if bench.request.checkpoints else ())],
+        "errors": [str(error) for error in errors],
+    }
+
+
+def entry_of(
+    bench: Bench, file: WeightFile, key: str, results: Sequence[Mapping[str, Any]], seconds: float, **files: Any
+) -> dict[str, Any]:
+    """What the record holds of one set of weights.
+
+    Args:
+      bench: what was worked on.
+      file: of the weights.
+      key: hash of everything that can change the numbers.
+      results: one for each protocol.
+      seconds: that it took.
+      files: that were written.
+    """
+    rows = bench.rows_of(file)
+    return {
+        "file": file.name,
+        **{name: rows[name] for name in ("step", "epoch", "condition")},
+        "weights": file.hash,
+        "key": key,
+        "seconds": round(seconds, 3),
+        "results": list(results),
+        **files,
     }
 
 
 def result_of(
     bench: Bench, file: WeightFile, result: SelectivityResult, *, skipped: int, seconds: float
 ) -> dict[str, Any]:
-    """What the record holds of one set of weights and protocol."""
-    notes = [*file.notes, *result.notes]
+    """What the record holds of the measurement of one set of weights by one protocol."""
     classes = int((torch.as_tensor(result.class_counts) > 0).sum())
-    if file.step != 0 and not is_random(bench.request) and (warning := at_chance(result.top1, result.n, classes)):
-        notes.append(warning)
+    scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss, "n": result.n}
+    settings = {name: result.settings[name] for name in ("protocol", "permutations", "mode")}
+    said = _said(bench, file, result, scores, classes, result.notes)
+    return {**settings, **scores, **said, "skipped": skipped, "seconds": round(seconds, 3)}
+
+
+def ablation_of(
+    bench: Bench, file: WeightFile, result: AblationResult, cumulative: CumulativeResult | None, seconds: float
+) -> dict[str, Any]:
+    """What the record holds of the ablation of one set of weights."""
+    scores = {**result.intact, "top5": None}
+    settings = {name: result.settings[name] for name in ("values", "mode")}
+    notes = dict.fromkeys([*result.notes, *(cumulative.notes if cumulative else ())])
+    said = _said(bench, file, result, scores, result.by_class["class"].n_unique(), notes)
+    done = {"skipped": len(result.skipped), "seconds": round(seconds, 3)}
+    return {"protocol": "corrected", **settings, **scores, **said, **done}
+
+
+def _said(
+    bench: Bench,
+    file: WeightFile,
+    result: SelectivityResult | AblationResult,
+    scores: Mapping[str, Any],
+    classes: int,
+    notes: Iterable[str],
+) -> dict[str, Any]:
+    """What must be said, the layers, and the batch-norm statistics; `classes`: those that have images."""
+    notes = [*file.notes, *notes]
+    if classes and file.step != 0 and not is_random(bench.request):
+        notes += [warning] if (warning := at_chance(scores["top1"], int(scores["n"]), classes)) else []
     return {
-        "protocol": result.settings["protocol"],
-        "top1": result.top1,
-        "top5": result.top5,
-        "loss": result.loss,
-        "n": result.n,
-        "skipped": skipped,
-        "seconds": round(seconds, 3),
         "notes": notes,
         "batch_norm": batch_norm_words(bench.subject, bench.training, result.settings["batch_norm"]),
-        "permutations": result.settings["permutations"],
-        "mode": result.settings["mode"],
         "layers": [[layer.name, layer.stage, layer.units, layer.why] for layer in result.layers],
     }
 

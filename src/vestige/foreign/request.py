@@ -30,6 +30,8 @@ class ModelOptions:
     """torchvision:NAME, timm:NAME or path.py:object. The options below go with it."""
     weights: Path | None = None
     """File of its weights (safetensors, or what torch.save wrote); without, they are random. Never executed."""
+    checkpoints: Path | None = None
+    """Folder of weight files of one training run, taken in the order of their steps."""
     data: str | None = None
     """Labelled images: folder:PATH, parquet:FILE, torchvision:NAME:PATH, digits or path.py:object."""
     training_data: str | None = None
@@ -58,8 +60,6 @@ class ModelOptions:
 class MeasureOptions(ModelOptions):
     """The options of `vestige measure --model ...`."""
 
-    checkpoints: Path | None = None
-    """Folder of weight files of one training run, measured in the order of their steps."""
     protocol: tuple[str, ...] = ("corrected",)
     """corrected, faithful (to the paper's released code), or both."""
     permutations: int | None = None
@@ -142,7 +142,6 @@ class AblationRequest(AblateOptions):
         "batch_norm", "limit", "on_bad_image", "dtype", "batch_size", "threads", "held_out",
     )  # fmt: skip
     """Options that can change a number of what is there already; others add to it."""
-    checkpoints: ClassVar[Path | None] = None
 
     model: str = ""
     data: str = ""

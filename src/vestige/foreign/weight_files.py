@@ -46,8 +46,12 @@ class WeightFile:
         return self.error is None and self.duplicate_of is None
 
 
-def list_weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path, *, out: Path | None = None) -> list[Path]:
     """The files in a folder, and in those below it, whose endings are those of weights; in natural order.
+
+    Args:
+      folder: of a training run.
+      out: where this command writes: what lies there is no weights.
 
     Raises:
       ConfigError: there is no such folder, or no such file in it.
@@ -62,6 +66,7 @@ def list_weight_files(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
+        if out is None or out.resolve() not in path.resolve().parents
     ]
     if not found:
         raise ConfigError(
@@ -70,11 +75,16 @@ def list_weight_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural(path.relative_to(folder).as_posix()))
 
 
-def scan(folder: Path, load: Callable[[Path], tuple[str, Mapping[str, Any], tuple[str, ...]]]) -> list[WeightFile]:
+def scan(
+    folder: Path,
+    load: Callable[[Path], tuple[str, Mapping[str, Any], tuple[str, ...]]],
+    *,
+    out: Path | None = None,
+) -> list[WeightFile]:
     """Look into every weight file of a folder.
 
     Args:
-      folder: of the files.
+      folder, out: see `list_weight_files`.
       load: of a file, the hash of its weights, its content, and what must be said; raises a VestigeError where it
         cannot be read or does not fit. Called once a file, in natural order.
 
@@ -82,7 +92,7 @@ def scan(folder: Path, load: Callable[[Path], tuple[str, Mapping[str, Any], tupl
       In order of steps; those without a step behind them, in natural order.
     """
     files = []
-    for path in list_weight_files(folder):
+    for path in list_weight_files(folder, out=out):
         name = path.relative_to(folder).as_posix()
         try:
             hashed, content, notes = load(path)

@@ -1,16 +1,16 @@
 """`ablation.html` of an ablated model: one file that opens offline, made from `ablated.json` and the tables."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from vestige.report.distributions import AsTheyAre
-from vestige.report.interactive import figure_data
+from vestige.report.distributions import spearman, step_panel
+from vestige.report.foreign_page import class_name, facts, render, shown_checkpoint, subject
 from vestige.report.panels import Axis, Figure, Key, Panel, Points, Table, View
-from vestige.report.rendering import environment, plotly_source
-from vestige.report.style import DARK, LIGHT, count, number, slot
+from vestige.report.style import count, number, slot
 from vestige.runs.store import write_text
 
 TOP_NEURONS = 5
@@ -26,6 +26,7 @@ REPLACED = {
     "mean": "by its mean over images and positions",
     "resample": "by its map from another image, always the same",
 }
+THROUGH = {"loss_delta": "Mean change of loss (nats)", "top1_delta": "Mean change of top-1 (share)"}
 _NEURON = (
     "layer",
     "neuron",
@@ -38,13 +39,17 @@ _NEURON = (
 _GROUP = ("group", "neurons", "value", "change of loss", "standard error", "change of top-1", "right to wrong")
 
 
-def write_ablated(path: Path, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> Path:
+def write_ablated(
+    path: Path, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None = None
+) -> Path:
     """Write the page. The same record and tables give the same bytes.
 
     Args:
       path: of the page.
       record: the contents of `ablated.json`.
-      tables: `ablation` and `ranking`; where there are any, `groups` and `cumulative_areas`.
+      tables: of the checkpoint that `shown_checkpoint` names: `ablation` and `ranking`; where there are any, `groups`
+        and `cumulative_areas`.
+      through: `ablation` of all checkpoints, where there are several.
 
     Returns:
       `path`.
@@ -52,37 +57,35 @@ def write_ablated(path: Path, record: Mapping[str, Any], tables: Mapping[str, pl
     Raises:
       StoreError: it cannot be written.
     """
-    write_text(path, render_ablated(record, tables))
+    write_text(path, render_ablated(record, tables, through))
     return path
 
 
-def render_ablated(record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> str:
+def render_ablated(
+    record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None = None
+) -> str:
     """The page as HTML, everything it needs within it."""
     joined = tables["ablation"].join(tables["ranking"].select("layer", "neuron", "csi"), on=["layer", "neuron"])
-    names = record["data"]["class_names"]
-    figures = [effects_figure(joined), csi_figure(joined)]
-    return (
-        environment()
-        .get_template("ablated.html.j2")
-        .render(
-            title=record["model"]["name"],
-            data_name=record["data"]["name"],
-            facts=_facts(record, joined),
-            notes=tuple(record["notes"]),
-            subject=_subject(record),
-            figures=[(figure, ()) for figure in figures],
-            neurons=[(f"Replaced {REPLACED[value]}", _neurons(part, names)) for value, part in _by_value(joined)],
-            together=list(_together(tables)),
-            methods=_methods(record, joined),
-            settings=[(name.replace("_", " "), _said(value)) for name, value in record["settings"].items()],
-            versions=[
-                (name, str(v)) for part in ("versions", "hardware") for name, v in record["made"][part].items() if v
-            ],
-            data={figure.id: figure_data(figure, AsTheyAre(1, 1)) for figure in figures if figure.shown},
-            light=LIGHT,
-            dark=DARK,
-            plotly=plotly_source(),
-        )
+    entry, names = record["checkpoints"][shown_checkpoint(record)], record["data"]["class_names"]
+    sources = [entry["tables"][name] for name in ("ablation", "ranking")]
+    figures = [
+        replace(effects_figure(joined), sources=(sources[0],)),
+        replace(csi_figure(joined), sources=tuple(sources)),
+    ]
+    steps = [] if through is None else through["step"].drop_nulls().unique().to_list()
+    if through is not None and len(steps) > 1:
+        figures.append(steps_figure(through.filter(pl.col("step").is_not_null())))
+    (result,) = entry["results"]
+    return render(
+        "ablated",
+        record,
+        figures,
+        steps,
+        facts=[*facts(record, joined), result["mode"]],
+        subject=subject(record, "", _of_result(result)),
+        neurons=[(f"Replaced {REPLACED[value]}", _neurons(part, names)) for value, part in _by_value(joined)],
+        together=list(_together(tables)),
+        methods=_methods(record, result, joined),
     )
 
 
@@ -94,7 +97,6 @@ def effects_figure(table: pl.DataFrame) -> Figure:
         "Each point is a neuron, at its layer: the change of mean cross-entropy, in nats, when it alone is replaced.",
         "Points of the change of loss over the layers.",
         tuple(_view(value, part, _effects_panel(part)) for value, part in _by_value(table)),
-        sources=("ablation.parquet",),
     )
 
 
@@ -107,7 +109,21 @@ def csi_figure(table: pl.DataFrame) -> Figure:
         "CSI and the change of loss differ between layers.",
         "Scatter plot of the change of loss against CSI.",
         tuple(_view(value, part, _csi_panel(part)) for value, part in _by_value(table)),
-        sources=("ablation.parquet", "ranking.parquet"),
+    )
+
+
+def steps_figure(table: pl.DataFrame) -> Figure:
+    """The stages' means through steps, for each value; `table` holds all steps."""
+    return Figure(
+        "steps",
+        "Through the checkpoints",
+        "Means over the neurons of a stage, at every checkpoint whose step is known: what replacing one of them does.",
+        "Curves of the mean change of loss and of top-1 against the step, one for each stage.",
+        tuple(
+            _view(value, part, *(step_panel(part, column, title) for column, title in THROUGH.items()))
+            for value, part in _by_value(table)
+        ),
+        sources=("ablation.parquet",),
     )
 
 
@@ -115,9 +131,9 @@ def _by_value(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     return [(str(value), part) for (value,), part in table.group_by("value", maintain_order=True)]
 
 
-def _view(value: str, part: pl.DataFrame, panel: Panel) -> View:
+def _view(value: str, part: pl.DataFrame, *panels: Panel) -> View:
     stages = part["stage"].unique(maintain_order=True).to_list()
-    return View(f"replaced {REPLACED[value]}", (panel,), tuple(Key(s, *slot(i + 1)) for i, s in enumerate(stages)))
+    return View(f"replaced {REPLACED[value]}", panels, tuple(Key(s, *slot(i + 1)) for i, s in enumerate(stages)))
 
 
 def _effects_panel(part: pl.DataFrame) -> Panel:
@@ -158,10 +174,11 @@ def _csi_panel(part: pl.DataFrame) -> Panel:
         )
         for (stage,), own in _some(finite).group_by("stage", maintain_order=True)
     )
-    spearman = [
-        (str(layer), own.height, _spearman(own)) for (layer,), own in finite.group_by("layer", maintain_order=True)
+    correlations = [
+        (str(layer), own.height, spearman(own, "csi", "loss_delta"))
+        for (layer,), own in finite.group_by("layer", maintain_order=True)
     ]
-    numbers = Table(("layer", "neurons", "rank correlation of CSI and change of loss"), tuple(spearman))
+    numbers = Table(("layer", "neurons", "rank correlation of CSI and change of loss"), tuple(correlations))
     return Panel(
         "Change of loss (nats) against CSI", Axis("CSI"), Axis("change of loss"), marks, table=numbers, wide=True
     )
@@ -185,19 +202,13 @@ def _every(layers: list[str]) -> list[str]:
     return [layer if place % every == 0 else "" for place, layer in enumerate(layers)]
 
 
-def _spearman(part: pl.DataFrame) -> float | None:
-    if part.height < 3 or part["csi"].n_unique() < 2 or part["loss_delta"].n_unique() < 2:
-        return None
-    return part.select(pl.corr("csi", "loss_delta", method="spearman")).item()
-
-
 def _neurons(part: pl.DataFrame, names: list[str]) -> Table:
     columns = ("layer", "neuron", "loss_delta", "loss_delta_se", "top1_delta", "right_to_wrong", "preferred_class")
     rows = []
     for _, own in part.group_by("layer", maintain_order=True):
         top = own.sort("loss_delta", descending=True, nulls_last=True, maintain_order=True).head(TOP_NEURONS)
         for layer, neuron, *effects, top1, lost, preferred in top.select(columns).iter_rows():
-            rows.append((layer, neuron, *effects, _points(top1), f"{lost:.2%}", _class(preferred, names)))
+            rows.append((layer, neuron, *effects, _points(top1), f"{lost:.2%}", class_name(preferred, names)))
     return Table(_NEURON, tuple(rows))
 
 
@@ -225,54 +236,23 @@ def _points(share: float) -> str:
     return f"{share * 100:+.2f} points".replace("-", "\u2212")
 
 
-def _class(index: int, names: list[str]) -> str:
-    name = names[index] if 0 <= index < len(names) else ""
-    return f"{name} ({index})" if name and name != str(index) else str(index)
-
-
-def _facts(record: Mapping[str, Any], table: pl.DataFrame) -> tuple[str, ...]:
-    return (
-        count(table.select("layer", "neuron").unique().height, "neuron"),
-        count(table["layer"].n_unique(), "layer"),
-        count(int(record["intact"]["n"]), "image"),
-        count(record["data"]["classes"], "class", "classes"),
-        str(record["mode"]),
-    )
-
-
-def _subject(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    model, data, intact = record["model"], record["data"], record["intact"]
-    rows = [
-        ("Model", f"{model['name']} ({model['kind']}, {count(model['parameters'], 'parameter')})"),
-        ("Weights", model["weights"]),
-        ("Images", f"{data['spec']} ({count(int(intact['n']), 'image')})"),
-        ("Preparation", data["preprocess"]),
-        ("Batch norm", record["batch_norm"]),
-        ("Intact", f"top-1 {intact['top1']:.2%}, loss {number(intact['loss'], 4)} nats"),
-        ("Replaced", "; ".join(REPLACED[value] for value in record["values"])),
-        ("Mode", f"{record['mode']}: {MODES[record['mode']]}"),
+def _of_result(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Intact", f"top-1 {result['top1']:.2%}, loss {number(result['loss'], 4)} nats"),
+        ("Replaced", "; ".join(REPLACED[value] for value in result["values"])),
+        ("Mode", f"{result['mode']}: {MODES[result['mode']]}"),
     ]
-    if data["skipped"]:
-        rows.append(("Left out", f"{count(data['skipped'], 'image')} that cannot be read: see skipped.txt"))
-    return rows
 
 
-def _methods(record: Mapping[str, Any], table: pl.DataFrame) -> str:
+def _methods(record: Mapping[str, Any], result: Mapping[str, Any], table: pl.DataFrame) -> str:
     made, data = record["made"]["versions"], record["data"]
-    neurons = count(table.select("layer", "neuron").unique().height, "neuron")
-    layers = count(table["layer"].n_unique(), "layer")
-    ways = " and ".join(REPLACED[value] for value in record["values"])
+    neurons, layers, images, *_ = facts(record, table)
+    sets = f" ({count(len(record['checkpoints']), 'set')} of weights)" if len(record["checkpoints"]) > 1 else ""
+    ways = " and ".join(REPLACED[value] for value in result["values"])
     return (
-        f"Each of {neurons} in {layers} of {record['model']['name']} was replaced alone ({ways}) with vestige "
-        f"{made['vestige']} (PyTorch {made['torch']}, {record['settings']['dtype']}) on "
-        f"{count(int(record['intact']['n']), 'image')} of {data['name']} (inputs: {data['preprocess']}); mode "
-        f"{record['mode']}: {MODES[record['mode']]}. A neuron is one channel of a layer's output. Batch-norm "
-        f"statistics: {record['batch_norm']}. Changes are of mean cross-entropy and of top-1 accuracy, ablated minus "
-        "intact, on the same images; standard errors are of the paired change."
+        f"Each of {neurons} in {layers} of {record['model']['name']}{sets} was replaced alone ({ways}) with vestige "
+        f"{made['vestige']} (PyTorch {made['torch']}, {record['settings']['dtype']}) on {images} of {data['name']} "
+        f"(inputs: {data['preprocess']}); mode {result['mode']}: {MODES[result['mode']]}. A neuron is one channel of a "
+        f"layer's output. Batch-norm statistics: {result['batch_norm']}. Changes are of mean cross-entropy and of "
+        "top-1 accuracy, ablated minus intact, on the same images; standard errors are of the paired change."
     )
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "–"
-    return "–" if value is None or value == "" else str(value)

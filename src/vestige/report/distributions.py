@@ -68,7 +68,7 @@ def step_figure(table: pl.DataFrame) -> Figure:
     for (protocol,), part in table.group_by("protocol", maintain_order=True):
         stages = part["stage"].unique(maintain_order=True).to_list()
         keys = tuple(Key(stage, *slot(i + 1)) for i, stage in enumerate(stages))
-        panels = tuple(_step_panel(part, column, stages) for column in MEASURES)
+        panels = tuple(step_panel(part, column, title, ~pl.col("dead")) for column, title in MEASURES.items())
         views.append(View(WORDS.get(str(protocol), str(protocol)), panels, keys))
     return Figure(
         "steps",
@@ -150,8 +150,8 @@ def _agreement_panel(table: pl.DataFrame, column: str) -> Panel:
     alive = _alive(table).filter(pl.col("csi").is_finite(), pl.col(column).is_finite())
     if alive.is_empty():
         return Panel(title, x, y, empty="No value: every one is missing (NaN).")
-    spearman = tuple(
-        (str(layer), _spearman(part, column), part.height)
+    correlations = tuple(
+        (str(layer), spearman(part, "csi", column), part.height)
         for (layer,), part in alive.group_by("layer", maintain_order=True)
     )
     shown = alive.sort("csi", "layer", "neuron").gather(_evenly(alive.height, SHOWN_AT_ALL))
@@ -164,19 +164,29 @@ def _agreement_panel(table: pl.DataFrame, column: str) -> Panel:
         )
         for (stage,), part in shown.group_by("stage", maintain_order=True)
     )
-    numbers = Table(("layer", f"rank correlation of CSI and {SHORT[column]}", "neurons"), spearman)
+    numbers = Table(("layer", f"rank correlation of CSI and {SHORT[column]}", "neurons"), correlations)
     return Panel(title, x, y, marks, table=numbers)
 
 
-def _spearman(part: pl.DataFrame, column: str) -> float | None:
-    """None where there is nothing to rank."""
-    if part.height < 3 or part["csi"].n_unique() < 2 or part[column].n_unique() < 2:
+def spearman(part: pl.DataFrame, first: str, second: str) -> float | None:
+    """The rank correlation of two columns; None where there is nothing to rank."""
+    if part.height < 3 or part[first].n_unique() < 2 or part[second].n_unique() < 2:
         return None
-    return part.select(pl.corr("csi", column, method="spearman")).item()
+    return part.select(pl.corr(first, second, method="spearman")).item()
 
 
-def _step_panel(table: pl.DataFrame, column: str, stages: Sequence[str]) -> Panel:
-    means = _alive(table).group_by("stage", "step").agg(pl.col(column).fill_nan(None).mean()).sort("step")
+def step_panel(table: pl.DataFrame, column: str, title: str, counted: pl.Expr | None = None) -> Panel:
+    """The stages' means of a column through steps.
+
+    Args:
+      table: of all steps.
+      column: of it.
+      title: of the panel.
+      counted: which neurons count; None: all.
+    """
+    stages = table["stage"].unique(maintain_order=True).to_list()
+    rows_of = table if counted is None else table.filter(counted)
+    means = rows_of.group_by("stage", "step").agg(pl.col(column).fill_nan(None).mean()).sort("step")
     curves, by_step = [], {step: {} for step in sorted(table["step"].unique())}
     for stage in stages:
         own = means.filter(stage=stage)
@@ -186,8 +196,8 @@ def _step_panel(table: pl.DataFrame, column: str, stages: Sequence[str]) -> Pane
     rows = tuple((str(step), *(values.get(stage) for stage in stages)) for step, values in by_step.items())
     x = Axis("step", "steps")
     if means[column].null_count() == means.height:
-        return Panel(MEASURES[column], x, Axis(""), empty="No value: every one is missing (NaN).")
-    return Panel(MEASURES[column], x, Axis(""), tuple(curves), table=Table(("step", *stages), rows))
+        return Panel(title, x, Axis(""), empty="No value: every one is missing (NaN).")
+    return Panel(title, x, Axis(""), tuple(curves), table=Table(("step", *stages), rows))
 
 
 def _alive(table: pl.DataFrame) -> pl.DataFrame:
