@@ -86,7 +86,7 @@ def execute(
         ) as pool,
     ):
         try:
-            with _ending_on_sigterm():
+            with ending_on_sigterm():
                 doing = _Doing(plan, folder, verify, listener, pool, train)
                 return _Schedule(plan, todo, doing, workers, listener).run()
         except BaseException:
@@ -255,7 +255,7 @@ def _listening(messages: Any, listener: Listener) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def ending_on_sigterm() -> Iterator[None]:
     """SIGTERM ends this process as Ctrl-C does, in order; without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -13,6 +13,7 @@ from typing import Any
 from torch import distributed
 
 from vestige.errors import StoreError, VestigeError
+from vestige.study.execute import ending_on_sigterm
 from vestige.training.loop import train_run
 from vestige.training.processes import OnlyHereError, Processes, joined
 
@@ -50,21 +51,24 @@ def led(lead: Callable[[Followers], int]) -> int:
     """
     with joined() as processes:
         try:
-            if processes.rank:
-                return _follow(processes)
-            followers = Followers(processes)
-            code = lead(followers)
-            followers.dismiss(code)
+            with ending_on_sigterm():
+                if processes.rank:
+                    code = _follow(processes)
+                else:
+                    followers = Followers(processes)
+                    code = lead(followers)
+                    followers.dismiss(code)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the slower ones, where the code is not 0
             return code
         except OnlyHereError as alone:
             _first_to_say()
             print(f"error: {alone.error}", file=sys.stderr)
             raise SystemExit(2) from alone
-        except Exception as error:
+        except BaseException as error:
             if not _is_loss(error):
                 _first_to_say()
                 raise
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends those that are left
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(SECONDS)
             if _first_to_say():
                 print(f"error: {_lost()}", file=sys.stderr)
@@ -83,9 +87,12 @@ def _follow(processes: Processes) -> int:
             continue  # the first has failed alike, and will say so
 
 
-def _is_loss(error: Exception) -> bool:
-    """Whether this is how gloo and nccl say that another process is gone."""
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+def _is_loss(error: BaseException | None) -> bool:
+    """Whether gloo or nccl say that another process is gone, or have said it when torchrun ended this one for that."""
+    if error is None:
+        return False
+    lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+    return lost or isinstance(error, distributed.DistError) or _is_loss(error.__context__)
 
 
 def _lost() -> StoreError:
