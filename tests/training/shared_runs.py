@@ -18,6 +18,7 @@ MODES = {
     "eta2, matched": {"kind": "eta2", "dose": "matched", "share": 0.2},
     "noise": {"kind": "noise"},
     "lr": {"kind": "lr", "factor": 0.3},
+    "clamp": {"kind": "clamp", "table": str(HERE / "clamped.csv")},
 }
 EPOCHS = {"none": 9}
 """Of six steps: five batches of 9 images, which do not divide, and one of a single image."""
