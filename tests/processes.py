@@ -1,8 +1,9 @@
-"""Waiting for processes that a test kills."""
+"""Killing what a test runs, and waiting for what it killed."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def children(pid: int) -> list[int]:
@@ -29,3 +30,16 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def stopped_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that Ctrl-C stops once it was called so often."""
+    made = []
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(1)
+        return function(*arguments, **settings)
+
+    return call

@@ -10,6 +10,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 from foreign_models import PREPARED, STEPS
+from processes import stopped_after
 from vestige.foreign import ablating
 from vestige.runs.tables import SCHEMAS
 
@@ -61,16 +62,8 @@ def test_each_checkpoint_as_if_it_were_alone(ablate, home: Path):
 
 def test_killed_and_run_again_and_more_checkpoints(ablate, home: Path, monkeypatch: pytest.MonkeyPatch):
     assert ablate(*OWN, *ALL, *LAST_STAGE, "--out", "whole").returncode == 0
-    plain, seen = ablating.ablate, []
-
-    def killed(*arguments, **settings):
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return plain(*arguments, **settings)
-
     with monkeypatch.context() as patched:
-        patched.setattr(ablating, "ablate", killed)
+        patched.setattr(ablating, "ablate", stopped_after(2, ablating.ablate))
         assert ablate(*OWN, *ALL, *LAST_STAGE, "--out", "again").returncode == 130
     half = {path: path.stat().st_mtime_ns for path in (home / "again").rglob("*.parquet")}
     assert {path.parent.name for path in half} == {"step-00000000", "step-00000005"}

@@ -18,6 +18,7 @@ import torchvision
 from torch import nn
 
 from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, last_model
+from processes import stopped_after
 from vestige import cli
 from vestige.foreign import bench as foreign_bench
 
@@ -127,16 +128,8 @@ def test_a_folder_of_checkpoints_killed_and_run_again(measure, home: Path, monke
     expected = tables_of(home / "whole")
     assert list(expected) == [f"step-{step:08d}.parquet" for step in STEPS]
 
-    measured, plain = [], foreign_bench.measure
-
-    def killed(*arguments, **settings):
-        if len(measured) == 2:
-            raise KeyboardInterrupt
-        measured.append(1)
-        return plain(*arguments, **settings)
-
     with monkeypatch.context() as patched:
-        patched.setattr(foreign_bench, "measure", killed)
+        patched.setattr(foreign_bench, "measure", stopped_after(2, foreign_bench.measure))
         stopped = measure(*OWN, *CHECKPOINTS, "--out", "again")
     assert stopped.returncode == 130
     assert "run the same command again to go on" in stopped.stderr

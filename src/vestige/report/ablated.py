@@ -1,6 +1,6 @@
 """`ablation.html` of an ablated model: one file that opens offline, made from `ablated.json` and the tables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,16 +139,11 @@ def _view(value: str, part: pl.DataFrame, *panels: Panel) -> View:
 def _effects_panel(part: pl.DataFrame) -> Panel:
     layers = part["layer"].unique(maintain_order=True).to_list()
     places = {layer: place for place, layer in enumerate(layers)}
-    marks = tuple(
-        Points(
-            str(stage),
-            # Low-discrepancy places: neighbours lie apart.
-            [places[layer] + 0.34 * (2 * ((0.5 + 0.6180339887 * neuron) % 1) - 1) for layer, neuron in _named(own)],
-            own["loss_delta"].to_list(),
-            [f"{layer}, neuron {neuron}" for layer, neuron in _named(own)],
-        )
-        for (stage,), own in _some(part).group_by("stage", maintain_order=True)
-    )
+
+    def spread(own: pl.DataFrame) -> list[float]:
+        # Low-discrepancy places: neighbours lie apart.
+        return [places[layer] + 0.34 * (2 * ((0.5 + 0.6180339887 * neuron) % 1) - 1) for layer, neuron in _named(own)]
+
     quartiles = [
         pl.col("loss_delta").quantile(q, "linear").alias(name)
         for q, name in ((0.25, "low"), (0.5, "middle"), (0.75, "high"))
@@ -160,20 +155,12 @@ def _effects_panel(part: pl.DataFrame) -> Panel:
         ("layer", "neurons", "lower quartile", "median", "upper quartile", "largest"), tuple(rows.iter_rows())
     )
     x = Axis("", "names", tuple(layers if len(layers) <= 24 else _every(layers)))
-    return Panel("Change of loss (nats)", x, Axis(""), marks, table=numbers, wide=True)
+    return Panel("Change of loss (nats)", x, Axis(""), _marks(part, spread), table=numbers, wide=True)
 
 
 def _csi_panel(part: pl.DataFrame) -> Panel:
     finite = part.filter(pl.col("csi").is_finite(), pl.col("loss_delta").is_finite())
-    marks = tuple(
-        Points(
-            str(stage),
-            own["csi"].to_list(),
-            own["loss_delta"].to_list(),
-            [f"{layer}, neuron {neuron}" for layer, neuron in _named(own)],
-        )
-        for (stage,), own in _some(finite).group_by("stage", maintain_order=True)
-    )
+    marks = _marks(finite, lambda own: own["csi"].to_list())
     correlations = [
         (str(layer), own.height, spearman(own, "csi", "loss_delta"))
         for (layer,), own in finite.group_by("layer", maintain_order=True)
@@ -181,6 +168,19 @@ def _csi_panel(part: pl.DataFrame) -> Panel:
     numbers = Table(("layer", "neurons", "rank correlation of CSI and change of loss"), tuple(correlations))
     return Panel(
         "Change of loss (nats) against CSI", Axis("CSI"), Axis("change of loss"), marks, table=numbers, wide=True
+    )
+
+
+def _marks(part: pl.DataFrame, x: Callable[[pl.DataFrame], list[float]]) -> tuple[Points, ...]:
+    """A neuron a point, its change of loss upwards, by stage."""
+    return tuple(
+        Points(
+            str(stage),
+            x(own),
+            own["loss_delta"].to_list(),
+            [f"{layer}, neuron {neuron}" for layer, neuron in _named(own)],
+        )
+        for (stage,), own in _some(part).group_by("stage", maintain_order=True)
     )
 
 
