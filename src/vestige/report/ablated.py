@@ -82,7 +82,7 @@ def render_ablated(
         figures,
         steps,
         facts=[*facts(record, joined), result["mode"]],
-        subject=subject(record, "", _of_result(result)),
+        subject=subject(record, "", [*([] if record["files"] else [_intact(result)]), *_of_result(result)]),
         neurons=[(f"Replaced {REPLACED[value]}", _neurons(part, names)) for value, part in _by_value(joined)],
         together=list(_together(tables)),
         methods=_methods(record, result, joined),
@@ -236,9 +236,12 @@ def _points(share: float) -> str:
     return f"{share * 100:+.2f} points".replace("-", "\u2212")
 
 
+def _intact(result: Mapping[str, Any]) -> tuple[str, str]:
+    return "Intact", f"top-1 {result['top1']:.2%}, loss {number(result['loss'], 4)} nats"
+
+
 def _of_result(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("Intact", f"top-1 {result['top1']:.2%}, loss {number(result['loss'], 4)} nats"),
         ("Replaced", "; ".join(REPLACED[value] for value in result["values"])),
         ("Mode", f"{result['mode']}: {MODES[result['mode']]}"),
     ]
