@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from synthetic import Effects, make_study
 
-from vestige.claims.causality import cut, window_steps
+from vestige.claims.causality import cut, harm_at_lag, window_steps
 from vestige.claims.curves import Material, advantage_curves, inner_stages, selectivity_curves
 from vestige.claims.evidence import (
     emergence,
@@ -251,6 +251,22 @@ def test_cut_weighs_checkpoints_by_the_steps_before_them():
     )
     sample = cut(Material.of(study, tables, None), "early")
     assert sample.values[0] == pytest.approx(1 - (1 + 1 + 2 * 0.5) / 12)
+
+
+def test_harm_is_taken_as_long_after_each_window():
+    harm = {"early": 0.06, "mid": 0.03, "late": 0.02}
+    study, tables = make_study(Effects(harm=harm, spread={"harm": 0.0}))
+    material = Material.of(study, tables, None)
+    # The last window ends 20 steps before T: 20 after the others' ends at 12 and 28 are 32 and 48, both tested.
+    for condition, step in (("early", 32), ("mid", 48), ("late", 100)):
+        sample = harm_at_lag(material, condition)
+        grown = math.sqrt(step / 100)  # as accuracy grows in these tables
+        assert list(sample.values.values()) == pytest.approx([harm[condition] * grown] * 5)
+        assert sample.note == f"20 steps after the window: the last test up to step {step}"
+    untested = tables | {"history": tables["history"].filter(~pl.col("step").is_between(12, 32))}
+    missing = harm_at_lag(Material.of(study, untested, None), "early")
+    assert missing.values == {}
+    assert set(missing.left_out.values()) == {"not tested in steps [12, 32]"}
 
 
 @pytest.mark.parametrize(

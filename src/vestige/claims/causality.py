@@ -8,6 +8,8 @@ from vestige.claims.evidence import Sample, collect, why_absent
 
 CUT = 0.8
 """Share of m that an intervention must remove within its window."""
+TIMED = ("early", "mid", "late")
+"""Roles that differ in when their window is."""
 
 
 def causality(material: Material) -> dict[str, Sample]:
@@ -27,6 +29,8 @@ def causality(material: Material) -> dict[str, Sample]:
         "C4.cut.late": cut(material, roles.late),
         "C4.cut.mid": cut(material, roles.mid),
     }
+    for role in TIMED:
+        samples[f"C4.lag.{role}"] = harm_at_lag(material, getattr(roles, role))
     others = [name for name in material.study.conditions if name != roles.baseline]
     return samples | {f"C4.harm.{name}": _harm(material, roles.baseline, name) for name in others}
 
@@ -79,6 +83,32 @@ def _harm(material: Material, reference: str, condition: str, note: str = "") ->
         return before - after
 
     return collect(material.study.seeds, one, note)
+
+
+def harm_at_lag(material: Material, condition: str) -> Sample:
+    """Harm as long after the condition's window as there is training after the last of the timed windows.
+
+    At the end an early window has had longer to recover from than a late one. It is taken at the last test of both
+    conditions up to that step.
+    """
+    roles = material.claims.roles
+    for name in (roles.baseline, condition):
+        if material.rows("history", name).is_empty():
+            return Sample(missing=why_absent(material.study, "history", name))
+    windows = {name: window_steps(material, name) for name in (getattr(roles, role) for role in TIMED)}
+    known = {name: window for name, window in windows.items() if window}
+    if condition not in known or material.last_step is None:
+        return Sample(missing=f"{condition!r} has no window: it has no intervention, or no epoch is over yet")
+    lag = material.last_step - max(min(stop, material.last_step) for _, stop in known.values())
+    stop = known[condition][1]
+    arms, bases = material.accuracy(condition), material.accuracy(roles.baseline)
+
+    def one(seed: int) -> float | str:
+        arm, base = arms.get(seed, {}), bases.get(seed, {})
+        tested = [step for step in arm if step in base and stop <= step <= stop + lag]
+        return base[max(tested)] - arm[max(tested)] if tested else f"not tested in steps [{stop}, {stop + lag}]"
+
+    return collect(material.study.seeds, one, f"{lag} steps after the window: the last test up to step {stop + lag}")
 
 
 def _final_accuracy(material: Material, condition: str, seed: int) -> float | str:

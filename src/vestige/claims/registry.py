@@ -218,6 +218,15 @@ def _causality(claims: ClaimsConfig, others: Sequence[str]) -> Claim:
             ),
             *(
                 Beside(
+                    id=f"C4.lag.{role}",
+                    statistic=f"H({name}) as long after its window as training goes on after the last window",
+                    unit=Unit.ACCURACY,
+                    sentence=f"as long after its window as training goes on after the last window '{name}' costs {{}}",
+                )
+                for role, name in (("early", roles.early), ("mid", roles.mid), ("late", roles.late))
+            ),
+            *(
+                Beside(
                     id=f"C4.harm.{name}",
                     statistic=f"H({name})",
                     unit=Unit.ACCURACY,
