@@ -8,6 +8,7 @@ MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=PASSIVE
 """
 
 import argparse
+import copy
 import resource
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from vestige.measurement.selectivity import measure_selectivity, permuted_labels
 from vestige.measurement.sharing import Group
 from vestige.measurement.sums import columns
 from vestige.measurement.sweep import Sweep
+from vestige.models.layouts import LARGE, mean_positions
 
 INPUTS, PERMUTATIONS = 10_000, 100
 STREAMED, KEPT = Place(0.0), Place(1.0)
@@ -81,7 +83,11 @@ def bench(name: str, pairs: int, full_pairs: int) -> None:
     with keeping(STREAMED) as kept:  # made once, as for any number of batches
         sweep = Sweep(network, dict.fromkeys(names, False), STREAMED, kept, None, Group())
         ratio = alternate(lambda: evaluate(model, batches), lambda: sweep.run(tiles(batches)), pairs)
-    print(f"  streamed pass / plain evaluation: {ratio}", flush=True)
+        print(f"  streamed pass / plain evaluation: {ratio}", flush=True)
+        if mean_positions(network.traced, network.traced.operations(batches[0][0][:2])) >= LARGE:
+            relaid = copy.deepcopy(model).to(memory_format=torch.channels_last)
+            same = alternate(lambda: evaluate(relaid, batches), lambda: sweep.run(tiles(batches)), pairs)
+            print(f"  streamed pass / evaluation of the model with its weights channels-last too: {same}", flush=True)
     plain = ratio.a_seconds * INPUTS / (batch * count)
     once = once_seconds(network, batches) - ratio.b_seconds
     print(
