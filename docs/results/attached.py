@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 
 from vestige.claims.verdicts import judge_study
-from vestige.config import StudyConfig, dump_study, load_study
+from vestige.config import ComputeConfig, StudyConfig, dump_study, load_study
+from vestige.data.fingerprint import dataset_name
 from vestige.report.page import write_report
 from vestige.runs.manifest import Artifact, Manifest, read_manifest
 from vestige.runs.store import StudyFolder, write_json, write_text
@@ -74,7 +75,10 @@ def pack(study_folder: Path, target: Path) -> None:
         "total_steps": plan.total_steps,
     }
     write_json(target / "runs.json", {"facts": facts, "runs": runs})
-    write_text(target / "study.yaml", dump_study(study.config))
+    data = study.config.data
+    names = {split: dataset_name(getattr(data, split)) for split in ("train", "test")}
+    settings = {"data": data.model_copy(update=names), "compute": ComputeConfig()}
+    write_text(target / "study.yaml", dump_study(study.config.model_copy(update=settings)))
     there, here = judge_study(study.config, tables, classes=facts["classes"]), Attached.read(target).claims()
     assert verdicts(there) == verdicts(here), "rounding changed a verdict"
 

@@ -74,16 +74,17 @@ def setting(attached: Attached, command: str) -> str:
     recipe, minutes = study.recipe, sum(one.seconds for one in attached.manifests.values()) / 60
     base = attached.tables["history"].filter(condition="baseline", split="test")
     last = base.filter(step=base["step"].max())["top1"]
-    hardware = made["hardware"]
+    hardware = ", ".join(sorted({one.made["hardware"]["processor"] for one in attached.manifests.values() if one.made}))
+    drops = f", at epochs {', '.join(map(str, recipe.step_epochs))}" if recipe.schedule == "step" else ""
     return (
         f"`{study.model.name}` of width {study.model.width}, {attached.facts['train_images']} training images, "
         f"{recipe.epochs} epochs ({attached.facts['total_steps']} steps), SGD with learning rate {recipe.lr:g} "
-        f"({recipe.schedule} schedule, at epochs {', '.join(map(str, recipe.step_epochs))}), momentum "
+        f"({recipe.schedule} schedule{drops}), momentum "
         f"{recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.dtype}; {len(study.conditions)} "
         f"conditions, seeds {', '.join(map(str, study.seeds))}. Without intervention it ends at "
         f"{100 * float(last.mean()):.1f}% of the test images ({100 * float(last.min()):.1f} to "  # pyright: ignore[reportArgumentType]
         f"{100 * float(last.max()):.1f}). Training took {minutes:.0f} minutes of single processes on "  # pyright: ignore[reportArgumentType]
-        f"{hardware['processor']}, torch {made['versions']['torch']}. Made by\n```\n{command}\n```"
+        f"{hardware}, torch {made['versions']['torch']}. Made by\n```\n{command}\n```"
     )
 
 

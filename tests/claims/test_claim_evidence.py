@@ -262,7 +262,7 @@ def test_harm_is_taken_as_long_after_each_window():
         sample = harm_at_lag(material, condition)
         grown = math.sqrt(step / 100)  # as accuracy grows in these tables
         assert list(sample.values.values()) == pytest.approx([harm[condition] * grown] * 5)
-        assert sample.note == f"20 steps after the window: the last test up to step {step}"
+        assert sample.note == f"20 steps after the window: the last test up to step {step}, at learning rate 0.1"
     untested = tables | {"history": tables["history"].filter(~pl.col("step").is_between(12, 32))}
     missing = harm_at_lag(Material.of(study, untested, None), "early")
     assert missing.values == {}

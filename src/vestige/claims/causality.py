@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import polars as pl
+
 from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material, window_in_steps
 from vestige.claims.evidence import Sample, collect, why_absent
 
@@ -108,7 +110,9 @@ def harm_at_lag(material: Material, condition: str) -> Sample:
         tested = [step for step in arm if step in base and stop <= step <= stop + lag]
         return base[max(tested)] - arm[max(tested)] if tested else f"not tested in steps [{stop}, {stop + lag}]"
 
-    return collect(material.study.seeds, one, f"{lag} steps after the window: the last test up to step {stop + lag}")
+    rates = material.rows("history", roles.baseline).filter(pl.col("step") <= stop + lag).sort("step")["lr"]
+    said = f"{lag} steps after the window: the last test up to step {stop + lag}, at learning rate {rates[-1]:g}"
+    return collect(material.study.seeds, one, said)
 
 
 def _final_accuracy(material: Material, condition: str, seed: int) -> float | str:

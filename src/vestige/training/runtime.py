@@ -1,6 +1,7 @@
 """Where training runs, and what it leaves as it found: device, threads, kernels, random numbers, autocast."""
 
 import hashlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -44,12 +45,28 @@ def session(compute: ComputeConfig) -> Iterator[torch.device]:
     threads = torch.get_num_threads()
     devices = [device] if device.type == "cuda" else []
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.random.fork_rng(devices=devices), cudnn:
+    with torch.random.fork_rng(devices=devices), cudnn, deterministic(on=device.type == "cuda"):
         torch.set_num_threads(compute.threads)
         try:
             yield device
         finally:
             torch.set_num_threads(threads)
+
+
+@contextmanager
+def deterministic(*, on: bool) -> Iterator[None]:
+    """On a GPU operations give the same bits each time, or warn that they have no way to."""
+    before, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA begins
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
 class Asked:
