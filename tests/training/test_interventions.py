@@ -1,5 +1,7 @@
 """The suite that every intervention goes through: value, gradient, statelessness, no effect, logs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,7 @@ def slow_penalty(settings, state, layers, labels):
         maps = state.activations[layer.node]
         for u in range(layer.units):
             values = [maps[i, u].sum() / maps[i, u].numel() for i in range(len(labels))]
+            values = [-v if layer.signed and v.item() < 0 else v for v in values]
             if settings["kind"] == "eta2":
                 index = slow_eta2(values, labels)
             else:
@@ -109,6 +112,38 @@ def test_value_and_gradient_are_those_of_a_slow_reference(mode, labels):
     assert gradients[-1] is None, "the last stage is left out by default"
     for ours, theirs in zip(gradients[:-1], witness[:-1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("mode", PENALTIES)
+def test_of_a_signed_layer_absolute_values_of_means_are_taken(mode):
+    """As in measuring: the index, and what is logged as csi, then lie in [0, 1]; layer1 can be negative, layer2 not."""
+    layers = [replace(layer, signed=layer.stage == "layer1") for layer in LAYERS]
+    state = make_state(LABELS["unbalanced"])
+    for layer in layers[:2]:
+        negative = state.activations[layer.node].detach() - 0.2
+        state.activations[layer.node] = negative.requires_grad_()
+    (penalty,) = build([make(mode)], layers)
+    value = penalty.penalty(state)
+    expected = slow_penalty(PENALTIES[mode], state, layers[:-1], penalty._labels(state).tolist())
+    maps = [state.activations[layer.node] for layer in layers[:-1]]
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert 0 <= value.item() / -ALPHA <= 1
+    for ours, theirs in zip(torch.autograd.grad(value, maps), torch.autograd.grad(expected, maps), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
+    (plain,) = build([make("selectivity, mean", stages=("layer1",))], layers)
+    logged = slow_csi_of_layers(state, layers[:2])
+    plain.penalty(state)
+    assert float(plain.log()["csi"]) == pytest.approx(logged, rel=1e-12)
+    assert 0 <= logged <= 1
+
+
+def slow_csi_of_layers(state, layers):
+    """Mean over layers of the mean over neurons of csi, from absolute values of spatial means."""
+    labels, means = state.labels.tolist(), []
+    for layer in layers:
+        pooled_NU = state.activations[layer.node].detach().mean((2, 3)).abs()
+        means.append(sum(slow_csi(list(pooled_NU[:, u]), labels, "mean").item() for u in range(layer.units)))
+    return sum(total / layer.units for total, layer in zip(means, layers, strict=True)) / len(layers)
 
 
 @pytest.mark.parametrize("mode", PENALTIES)

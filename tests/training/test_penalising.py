@@ -48,6 +48,19 @@ class Net(nn.Module):
         return self.head(b.mean((2, 3)))
 
 
+class Smooth(Net):
+    """Activations that can be negative, as a module and as a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.gelu = nn.GELU()
+
+    def forward(self, x):
+        a = self.gelu(self.first(x))
+        b = nn.functional.silu(self.second(a * 2.0))
+        return self.head(b.mean((2, 3)))
+
+
 def images(n=12, dtype=torch.float64):
     return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
@@ -57,15 +70,15 @@ def net(dtype=torch.float64):
     return Net().to(dtype)
 
 
-def reference(model, inputs, labels, mode, past):
+def reference(model, inputs, labels, mode, past, functions=(torch.relu, torch.relu)):
     """One neuron and one class at a time, in float64, from a forward written out."""
-    first = torch.relu(model.first(inputs))
-    second = torch.relu(model.second(first * 2))
+    first = functions[0](model.first(inputs))
+    second = functions[1](model.second(first * 2))
     total, settings = 0.0, MODES[mode]
     for name, maps in (("first", first), ("second", second)):
         indices = []
         for u in range(maps.shape[1]):
-            values = [maps[i, u].sum() / maps[i, u].numel() for i in range(len(labels))]
+            values = [(maps[i, u].sum() / maps[i, u].numel()).abs() for i in range(len(labels))]
             by_class = {c: [v for v, label in zip(values, labels, strict=True) if label == c] for c in range(4)}
             if settings.get("index") == "eta2":
                 mean = sum(values) / len(values)
@@ -107,6 +120,25 @@ def test_value_and_gradient_are_those_of_a_float64_loop(mode):
         value = penalty(torch.tensor(labels))
         expected = reference(model, inputs, labels, mode, past)
         assert value.item() == pytest.approx(expected.item(), rel=1e-8), name
+        for ours, theirs in zip(gradients(value, model), gradients(expected, model), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_of_signed_layers_absolute_values_of_spatial_means_are_taken(mode):
+    """As `vestige.measure` takes them: a neuron's index then lies in [0, 1], and so does their mean."""
+    torch.manual_seed(0)
+    model, past = Smooth().double(), {}
+    names = ["gelu", "silu"]
+    penalty = vestige.SelectivityPenalty(model, alpha=-3.0, layers=names, stages=names, **MODES[mode])
+    for name, labels in BATCHES.items():
+        with penalty:
+            model(images())
+        value = penalty(torch.tensor(labels))
+        functions = (nn.functional.gelu, nn.functional.silu)
+        expected = reference(model, images(), labels, mode, past, functions)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-8), name
+        assert 0 <= value.item() / 3 <= 1
         for ours, theirs in zip(gradients(value, model), gradients(expected, model), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
@@ -252,8 +284,7 @@ def test_what_is_overwritten_later_is_read_as_it_was():
     penalty = vestige.SelectivityPenalty(model, layers=["first"], index="eta2", alpha=-1)
     with penalty:
         model(images())
-    maps = model.first(images())
-    pooled = maps.mean((2, 3))
+    pooled = model.first(images()).mean((2, 3)).abs()  # what a convolution gives is signed
     means = torch.stack([pooled[labels == c].mean(0) for c in labels])
     expected = ((means - pooled.mean(0)).square().sum(0) / (pooled - pooled.mean(0)).square().sum(0)).mean()
     assert penalty(labels).item() == pytest.approx(expected.item(), rel=1e-9)

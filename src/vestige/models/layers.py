@@ -110,6 +110,19 @@ def pooled(activation: Tensor, axis: int, *, dtype: torch.dtype | None = None) -
     return activation.mean(positions, dtype=dtype)
 
 
+def rectified(activation: Tensor, layer: Layer) -> Tensor:
+    """What selectivity is measured on, differentiable: means over positions, of a signed layer their absolute values.
+
+    Args:
+      activation: the layer's, inputs along axis 0.
+
+    Returns:
+      (N, U), in float32 or more.
+    """
+    pooled_NU = pooled(activation, layer.axis, dtype=torch.promote_types(activation.dtype, torch.float32))
+    return pooled_NU.abs() if layer.signed else pooled_NU
+
+
 def stages(layers: Sequence[Layer]) -> tuple[str, ...]:
     """The stages of some layers, from input to output."""
     return tuple(dict.fromkeys(layer.stage for layer in layers))

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from vestige.errors import ConfigError, DataError
 from vestige.formulas.selectivity import csi, csi_from_sums, eta2_from_moments
-from vestige.models.layers import Layer, Layers, penalised_layers, pooled, stages
+from vestige.models.layers import Layer, Layers, penalised_layers, rectified, stages
 from vestige.models.listening import Listener
 from vestige.models.observing import logits_of
 from vestige.training.interventions.selectivity import Estimator, RunningMeans
@@ -25,7 +25,8 @@ DOING = "computing a SelectivityPenalty"
 class SelectivityPenalty:
     """-alpha * mean over stages of (mean over that stage's neurons of CSI), to be added to a loss.
 
-    CSI = (mu_max - mu_rest) / (mu_max + mu_rest + 1e-6), mu being class means of activations averaged over positions.
+    CSI = (mu_max - mu_rest) / (mu_max + mu_rest + 1e-6), mu being class means of activations averaged over positions;
+    where these can be negative (GELU, SiLU), of the absolute values of the averages, as `vestige.measure` takes them.
 
     Its context captures what it needs of every forward made in it; then it is called with the labels. Class means are
     those of the global batch where torch.distributed is initialised: value and, as DDP averages gradients, gradient are
@@ -196,8 +197,7 @@ class SelectivityPenalty:
 
     def _read(self, layer: Layer, activation: Tensor) -> None:
         # Averaged now: what follows may work in place, and the maps need not be held.
-        dtype = torch.promote_types(activation.dtype, torch.float32)
-        self._captured.setdefault(layer.name, []).append(pooled(activation, layer.axis, dtype=dtype))
+        self._captured.setdefault(layer.name, []).append(rectified(activation, layer))
 
     def _choose(self, found: Layers) -> Sequence[Layer]:
         chosen = tuple(found) if self._named and self._stages is None else penalised_layers(found, self._stages)

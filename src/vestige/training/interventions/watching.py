@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vestige.errors import DataError
 from vestige.formulas.selectivity import class_means, csi, eta2
-from vestige.models.layers import Layer, pooled
+from vestige.models.layers import Layer, rectified
 from vestige.training.events import Event, Intervention, LoopState
 from vestige.training.interventions.dose import Dose
 
@@ -53,8 +53,8 @@ class Watching(Intervention):
         self.dose.restore(kept)
 
     def activations(self, state: LoopState) -> Tensor:
-        """Spatial means of all neurons, side by side (N, U), of the whole batch, differentiable."""
-        return state.whole(torch.cat([_pool(state.activations[layer.node], layer) for layer in self.layers], 1))
+        """What selectivity is measured on, of all neurons side by side (N, U), of the whole batch, differentiable."""
+        return state.whole(torch.cat([rectified(state.activations[layer.node], layer) for layer in self.layers], 1))
 
     @torch.no_grad()
     def described(self, state: LoopState, activations_NU: Tensor | None = None) -> dict[str, Tensor | float]:
@@ -95,8 +95,3 @@ def weights(layers: Sequence[Layer], groups: Sequence[str]) -> Tensor:
             for layer, group in zip(layers, groups, strict=True)
         ]
     )
-
-
-def _pool(activations: Tensor, layer: Layer) -> Tensor:
-    """Spatial means (N, units of the layer), in float32 at least."""
-    return pooled(activations, layer.axis, dtype=torch.promote_types(activations.dtype, torch.float32))
