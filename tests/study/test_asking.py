@@ -89,6 +89,11 @@ REFUSED = {
         {},
         "it goes back to step 8, and its window starts at step 8. Go back to an earlier step (to), or start the window",
     ),
+    "to where it is": (
+        {"r": {"interventions": [{**REWIND["interventions"][0], "to": 8}]}},
+        {},
+        "the baseline's weights of step 8, which the run has there: it changes none. Go back to an earlier step (to)",
+    ),
 }
 
 
@@ -99,6 +104,11 @@ def test_what_cannot_be_had_is_refused_before_any_work(case):
         plan(conditions, **settings)
     assert words in str(error.value)
     assert str(error.value).startswith("planning the intervention '")
+
+
+def test_a_run_that_something_has_changed_may_get_the_weights_that_its_baseline_has_then():
+    both = {"interventions": [*EARLY["interventions"], {**REWIND["interventions"][0], "to": 8}]}
+    assert plan({"r": both}).windows("r") == [(0, 4), (8, 9)]
 
 
 GRID = {"name": "csi", "intervention": {"kind": "selectivity"}, "onset": [0, 4], "length": [2, 4], "dose": [-5, -20]}

@@ -10,16 +10,17 @@ from small_runs import given, measured, small_study, train, weights
 from test_interventions import LAYERS, make_state, slow_csi
 from torch.nn import functional
 
-from vestige.runs.store import read_tensors
+from vestige.errors import StoreError
+from vestige.runs.store import RunFolder, read_tensors
 from vestige.training.bench import prepare
 from vestige.training.events import Event, Intervention
 from vestige.training.history import Meter
-from vestige.training.interventions import build
+from vestige.training.interventions import Given, build
 from vestige.training.interventions.choosing import from_ranking
 from vestige.training.interventions.dose import Dose, is_due
 from vestige.training.interventions.offsets import Openings, fit
 from vestige.training.interventions.penalty import partition
-from vestige.training.loop import _step
+from vestige.training.loop import Parent, _step
 
 DEVICE = torch.device("cpu")
 
@@ -271,6 +272,40 @@ def test_rewound_layers_have_the_earlier_weights(tmp_path):
     )
     history = pl.read_parquet(run.history).filter(step=12, split="train")
     assert history["rewind.dose"].item() == pytest.approx(moved**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("of", "begun"), [("baseline", 0), ("run", 8), ("run", 0)])
+def test_a_checkpoint_that_is_not_what_was_written_is_not_gone_back_to(of, begun, tmp_path, monkeypatch):
+    """Of the baseline, of the run it branches from, its own: by the hash, and before training where it is there."""
+    window = {"start": 8}
+    study = small_study([{"kind": "rewind", "to": 2, "of": of, "modules": ["layer2"], "window": window}])
+    base = train(small_study(), tmp_path / "baseline", onsets=(8,))
+    of_own = of == "run" and not begun
+    damaged = RunFolder(tmp_path / "changed") if of_own else base
+    seen = []
+
+    def start(**options):
+        parent = Parent(base, "baseline", 0, 8) if begun else None
+        options = {"parent": parent, "given": Given(baseline=base), **options}
+        return train(study, tmp_path / "changed", "changed", progress=lambda done, _: seen.append(done), **options)
+
+    def swap():
+        damaged.checkpoint(2).write_bytes(damaged.checkpoint(4).read_bytes())
+
+    if of_own:
+        monkeypatch.setattr("vestige.training.loop._look", lambda bench, *_: bench.state.step == 7 and swap())
+        with pytest.raises(StoreError) as error:
+            start()
+    else:
+        swap()
+        with pytest.raises(StoreError) as error:
+            start()
+        assert seen == [], "a step was taken"
+        damaged.checkpoint(2).unlink()
+        with pytest.raises(StoreError, match=r"step-00000002.safetensors: it is damaged \(it is gone\)"):
+            start()
+    assert str(damaged.checkpoint(2)) in str(error.value)
+    assert "it is damaged (its hash is not the one that was recorded)" in str(error.value)
 
 
 def test_openings_are_those_of_values_shifted_one_by_one():

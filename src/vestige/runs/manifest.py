@@ -87,6 +87,30 @@ def read_manifest(run: RunFolder) -> Manifest:
     return _decode(run, read_json(run.manifest))
 
 
+def checked_weights(run: RunFolder, step: int, manifest: Manifest | None = None) -> Path:
+    """The file of a checkpoint's weights, which are those that were written, by their hash.
+
+    Args:
+      run: whose checkpoint.
+      step: of it.
+      manifest: the run's, where it has been read.
+
+    Raises:
+      StoreError: there is no such checkpoint, or its file is gone or another.
+    """
+    path = run.checkpoint(step)
+    entry = (manifest or read_manifest(run)).checkpoints.get(step)
+    if entry is None:
+        raise StoreError(
+            f"reading {path}",
+            found=f"the run's manifest names no checkpoint of step {step}",
+            remedy="Name a step at which weights are kept; `vestige status` tells what is there",
+        )
+    if not entry[1].is_whole(path, verify=True):
+        raise damaged(path, "its hash is not the one that was recorded" if path.exists() else "it is gone")
+    return path
+
+
 def update_manifest(run: RunFolder, **changes: Any) -> Manifest:
     """Change fields of a run's manifest, safely beside other processes; `checkpoints` and `artifacts` are merged."""
 

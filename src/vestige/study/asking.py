@@ -35,12 +35,12 @@ def check_asked(plan: "Plan", condition: str) -> None:
     ):
         doing = f"planning the intervention {name!r} of {condition!r}"
         if isinstance(one, RewindConfig):
-            _check_checkpoint(plan, doing, one, start)
+            _check_checkpoint(plan, doing, condition, one, start)
         elif isinstance(one, OffsetShamConfig | ClampConfig) and name in asked:
             _check_table(plan, doing, condition, *asked[name])
 
 
-def _check_checkpoint(plan: "Plan", doing: str, one: RewindConfig, start: int) -> None:
+def _check_checkpoint(plan: "Plan", doing: str, condition: str, one: RewindConfig, start: int) -> None:
     if one.of == "baseline" and plan.baseline is None:
         raise ConfigError(
             doing, found="the study has no baseline", remedy="Add a condition without interventions, or take of: run"
@@ -57,6 +57,12 @@ def _check_checkpoint(plan: "Plan", doing: str, one: RewindConfig, start: int) -
             doing,
             found=f"it goes back to step {one.to}, and its window starts at step {start}",
             remedy="Go back to an earlier step (to), or start the window later",
+        )
+    if one.of == "baseline" and one.to == start == plan.onset(condition):
+        raise ConfigError(
+            doing,
+            found=f"it gives back the baseline's weights of step {start}, which the run has there: it changes none",
+            remedy="Go back to an earlier step (to), or let another intervention act before it",
         )
 
 

@@ -31,7 +31,7 @@ from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, 
 from vestige.models.batchnorm import recalibrate
 from vestige.models.weights import load_weights
 from vestige.models.zoo import build
-from vestige.runs.manifest import Manifest, read_manifest, record_artifacts
+from vestige.runs.manifest import Manifest, checked_weights, read_manifest, record_artifacts
 from vestige.runs.store import RunFolder, StudyFolder, damaged, read_tensors, write_table
 from vestige.runs.tables import conform
 from vestige.study.plan import Job, Plan, Unit
@@ -164,11 +164,7 @@ class _Bench:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         assert self.unit.step is not None
-        path = self.run.checkpoint(self.unit.step)
-        artifact = self.manifest.checkpoints[self.unit.step][1]
-        if not artifact.is_whole(path, verify=True):
-            raise damaged(path, "its hash is not the one that was recorded" if path.exists() else "it is gone")
-        return read_tensors(path)[0]
+        return read_tensors(checked_weights(self.run, self.unit.step, self.manifest))[0]
 
     def images(self, split: Split) -> ImageSet:
         return _open(split, self.plan.study.data.model_dump_json())

@@ -74,7 +74,7 @@ def train_run(
       OnlyHereError: only this one of several processes has failed.
     """
     processes = Processes.here()
-    given = replace(given or Given(), study=study, run=run, parent=parent.run if parent else None)
+    given = replace(given or Given(), study=study, run=run, parent=parent)
     compute = processes.together(lambda: own_compute(study.compute, processes))
     with (
         processes.failing_alike(f"{condition}/seed-{seed}"),

@@ -143,9 +143,10 @@ def _rewind(name: str, config: RewindConfig, window: tuple[int, int], chosen: Se
             found=f"it goes back to step {config.to}, and its window starts at step {window[0]}",
             remedy="Go back to an earlier step (to), or start the window later",
         )
-    own = [given.run, given.parent] if config.of == "run" else [given.baseline]
-    runs = [run for run in own if run is not None]
-    return Rewind(name, window, chosen, modules=config.modules, step=config.to, runs=runs)
+    before = config.of == "run" and given.parent is not None and config.to <= given.parent.step
+    run = given.baseline if config.of == "baseline" else given.parent.run if before and given.parent else given.run
+    own = config.of == "run" and not before
+    return Rewind(name, window, chosen, modules=config.modules, step=config.to, run=run, own=own)
 
 
 def _clamp(

@@ -8,6 +8,7 @@ import polars as pl
 from vestige.config import StudyConfig
 from vestige.data.datasets import ImageSet
 from vestige.runs.store import RunFolder
+from vestige.training.keeper import Parent
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Given:
       tables: of selectivity, by the name of the intervention that asked for one.
       run: the run's own folder.
       baseline: the folder of its baseline's run of the same seed.
-      parent: the folder of the run that it branches from.
+      parent: the run that it branches from, and where.
       images: of the splits.
     """
 
@@ -27,5 +28,5 @@ class Given:
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     run: RunFolder | None = None
     baseline: RunFolder | None = None
-    parent: RunFolder | None = None
+    parent: Parent | None = None
     images: Mapping[str, ImageSet] = field(default_factory=dict)

@@ -2,12 +2,14 @@
 
 import fnmatch
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vestige.errors import ConfigError, StoreError, nearest
+from vestige.errors import ConfigError, nearest
 from vestige.models.layers import Layer
+from vestige.runs.manifest import checked_weights
 from vestige.runs.store import RunFolder, read_tensors
 from vestige.training.events import Event, LoopState
 from vestige.training.gradients import norm
@@ -25,7 +27,12 @@ class Rewind(Watching):
       layers: of which csi, eta2 and closed are logged.
       modules: paths, or patterns of paths, of modules.
       step: of the checkpoint.
-      runs: where it is looked for, one after the other.
+      run: whose it is; None where the intervention is only looked at.
+      own: whether the run makes it itself, before the window: else it is there when training begins.
+
+    Raises:
+      StoreError: at the run's start, or where it is its own at the window's: the checkpoint is gone, or another than
+        was written.
     """
 
     def __init__(
@@ -36,22 +43,25 @@ class Rewind(Watching):
         *,
         modules: Sequence[str],
         step: int,
-        runs: Sequence[RunFolder] = (),
+        run: RunFolder | None = None,
+        own: bool = True,
     ):
         super().__init__(name, window, layers)
-        self.modules, self.step, self.runs = tuple(modules), step, tuple(runs)
+        self.modules, self.step, self.run, self.own = tuple(modules), step, run, own
 
     def on(self, event: Event, state: LoopState) -> None:
         """Restore before the batch."""
         super().on(event, state)
         if event is Event.RUN_START:
             self._chosen(state)  # an error now, and not in mid-training
+            if not self.own:
+                self._checkpoint()
         elif event is Event.BATCH_START:
             self._restore(state)
 
     @torch.no_grad()
     def _restore(self, state: LoopState) -> None:
-        kept, moved = self._checkpoint(), []
+        kept, moved = read_tensors(self._checkpoint())[0], []
         for key, tensor in self._chosen(state).items():
             if key not in kept:  # a buffer that is not kept with the weights
                 continue
@@ -77,12 +87,7 @@ class Rewind(Watching):
             chosen |= found
         return chosen
 
-    def _checkpoint(self) -> dict[str, Tensor]:
-        for run in self.runs:
-            if run.checkpoint(self.step).exists():
-                return read_tensors(run.checkpoint(self.step))[0]
-        raise StoreError(
-            f"rewinding in the intervention {self.name!r}",
-            found=f"there is no checkpoint of step {self.step}",
-            remedy="Name a step at which weights are kept (`to`); `vestige status` tells what is there",
-        )
+    def _checkpoint(self) -> Path:
+        """Where it is: whole, by its hash."""
+        assert self.run is not None, "a run that is trained has a folder"
+        return checked_weights(self.run, self.step)
