@@ -309,6 +309,22 @@ def test_running_means_survive_a_checkpoint():
     assert values[0] == values[1]
 
 
+def test_running_means_learn_from_batches_of_one_class_and_not_from_what_is_not_finite():
+    """Seen one after the other, two classes give what they give in one batch, for neither has a mean before."""
+    model, labels = net(), torch.tensor([0] * 6 + [3] * 6)
+    penalty, whole = (vestige.SelectivityPenalty(model, layers=["relu"], estimator="running") for _ in range(2))
+    values = []
+    for part, factor in ((slice(0, 6), 1.0), (slice(0, 6), torch.inf), (slice(6, 12), torch.inf), (slice(6, 12), 1.0)):
+        with penalty:
+            model(images()[part] * factor)
+        values.append(penalty(labels[part]).item())
+    with whole:
+        model(images())
+    assert values[0] == 0.0
+    assert values[-1] == pytest.approx(whole(labels).item(), rel=1e-12)
+    assert penalty.state_dict()["class_means"][[0, 3]].isfinite().all()
+
+
 WRONG = {
     "alpha": (
         {"alpha": 0},

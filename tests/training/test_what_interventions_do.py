@@ -166,6 +166,46 @@ def test_running_means_are_those_of_a_loop():
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-13)
 
 
+def test_running_means_learn_from_batches_of_one_class_and_not_from_what_is_not_finite():
+    """Classes 0, then 1, then 0 again; an overflow between them changes nothing, and goes into no state."""
+    (penalty,) = build([config({"kind": "selectivity", "estimator": "running", "momentum": 0.8, "alpha": -1})], LAYERS)
+
+    def value(label, factor):
+        state = make_state([label] * 3)
+        state.activations = {node: maps.detach() * factor for node, maps in state.activations.items()}
+        found = penalty.penalty(state)
+        return None if found is None else float(found)
+
+    assert value(0, float("inf")) is None
+    assert penalty.keep()["class_means"].isnan().all()
+    assert value(0, 1.0) is None
+    assert np.isnan(value(1, float("inf")))
+    index = [value(1, 2.0), value(0, 3.0)]
+    assert penalty.keep()["class_means"][:2].isfinite().all()
+    state, by_hand = make_state([0, 0, 0]), [0.0, 0.0]
+    for layer in LAYERS[:-1]:
+        units = sum(other.units for other in LAYERS[:-1] if other.stage == layer.stage)
+        for mean in state.activations[layer.node].detach().mean((0, 2, 3)).tolist():
+            by_hand[0] += (2 * mean - mean) / (2 * mean + mean + 1e-6) / units / 2
+            again = 0.8 * mean + 0.2 * 3 * mean  # class 0, first the mean and now three times that
+            by_hand[1] += (2 * mean - again) / (2 * mean + again + 1e-6) / units / 2
+    assert index == pytest.approx(by_hand, rel=1e-9)
+    damaged = penalty.keep()
+    damaged["class_means"][0, 0] = float("inf")
+    penalty.restore(damaged)
+    assert value(0, 5.0) == pytest.approx(_csi_of_two(state, 2.0, 5.0)), "class 0 is seen for the first time"
+
+
+def _csi_of_two(state, one, other):
+    """Mean over stages of CSI where the means of two classes are so many times those of a state."""
+    by_stage = {}
+    for layer in LAYERS[:-1]:
+        means = state.activations[layer.node].detach().mean((0, 2, 3)) * torch.tensor([[one], [other]])
+        high, low = means.max(0).values, means.min(0).values
+        by_stage.setdefault(layer.stage, []).append((high - low) / (high + low + 1e-6))
+    return sum(float(torch.cat(indices).mean()) for indices in by_stage.values()) / len(by_stage)
+
+
 def config(settings):
     return small_study([settings]).conditions["changed"].interventions[0]
 

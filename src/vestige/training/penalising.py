@@ -51,7 +51,8 @@ class SelectivityPenalty:
       group: the processes that share a batch; None: all.
 
     Returns:
-      When called: a scalar, differentiable. 0 for a batch with fewer than two classes.
+      When called: a scalar, differentiable. 0 for a batch with fewer than two classes; with `running`, as long as
+      fewer than two have been seen.
 
     Raises:
       ConfigError: alpha is 0; no stage is left.
@@ -125,6 +126,7 @@ class SelectivityPenalty:
             labels_N = labels.to(activations_NU.device).long()
             counts_C = _summed(torch.bincount(labels_N, minlength=self._classes(labels_N)), self._group)
             if not self._is_defined(counts_C):
+                self._learn(activations_NU.detach(), labels_N, counts_C)
                 return activations_NU.sum() * 0
             index_U = self._index(activations_NU, labels_N, counts_C)
             if self._by_stage_U.device != index_U.device or self._by_stage_U.dtype != index_U.dtype:
@@ -149,12 +151,7 @@ class SelectivityPenalty:
         """The index of every neuron (U), from the class sums of all processes."""
         if self.index == "eta2":
             activations_NU = activations_NU.double()
-        present_P = counts_C.nonzero()[:, 0]
-        place_C = torch.zeros_like(counts_C)
-        place_C[present_P] = torch.arange(len(present_P), device=counts_C.device)
-        members_NP = one_hot(place_C[labels_N], len(present_P)).to(activations_NU.dtype)
-        sums_PU = _joined(members_NP.T @ activations_NU, self._group)
-        counts_P = counts_C[present_P].to(activations_NU.dtype)
+        sums_PU, counts_P, present_P = self._sums(activations_NU, labels_N, counts_C)
         if self.index == "eta2":
             squares_U = _joined(activations_NU.square().sum(0), self._group)
             return eta2_from_moments(sums_PU, counts_P, squares_U)
@@ -164,6 +161,21 @@ class SelectivityPenalty:
         if self.estimator == "running":
             return self._running.csi(means_PU, present_P, len(counts_C))
         return csi(means_PU)
+
+    def _learn(self, activations_NU: Tensor, labels_N: Tensor, counts_C: Tensor) -> None:
+        """`running` remembers the means of a batch of one class."""
+        if self.estimator == "running" and counts_C.any():
+            sums_PU, counts_P, present_P = self._sums(activations_NU, labels_N, counts_C)
+            self._running.add(sums_PU / counts_P[:, None], present_P, len(counts_C))
+
+    def _sums(self, activations_NU: Tensor, labels_N: Tensor, counts_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class sums of all processes (P, U), images (P) and which classes these are (P): those that have images."""
+        present_P = counts_C.nonzero()[:, 0]
+        place_C = torch.zeros_like(counts_C)
+        place_C[present_P] = torch.arange(len(present_P), device=counts_C.device)
+        members_NP = one_hot(place_C[labels_N], len(present_P)).to(activations_NU.dtype)
+        sums_PU = _joined(members_NP.T @ activations_NU, self._group)
+        return sums_PU, counts_C[present_P].to(activations_NU.dtype), present_P
 
     def _activations(self, labels: Tensor) -> Tensor:
         """Of all forwards of the context (N, U)."""

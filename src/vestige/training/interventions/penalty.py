@@ -63,11 +63,15 @@ class ActivationPenalty(Watching, ABC):
         """Whether the index is defined for a batch with these labels, which lie on the CPU."""
         return bool((labels_N != labels_N[0]).any())
 
+    def learn(self, state: LoopState, labels_N: Tensor) -> None:
+        """Look at a batch for which the index is not defined."""
+
     def penalty(self, state: LoopState) -> Tensor | None:
         """The term added to the loss, a scalar; None where the index is not defined for the batch."""
         labels_N = self._labels(state)
         self._norm = None
         if not self.is_defined(labels_N):
+            self.learn(state, labels_N)
             self._value, self._described = 0.0, self.described(state)
             self._norm = torch.zeros(()) if self.looks(state.step) else None
             return None

@@ -14,6 +14,7 @@ from torch import Tensor
 from vestige.acting import LabelMode
 from vestige.formulas.selectivity import EPSILON, class_means, class_sums, csi, csi_from_sums
 from vestige.models.layers import Layer
+from vestige.training.events import LoopState
 from vestige.training.interventions.penalty import ActivationPenalty
 
 Estimator = Literal["mean", "running", "sum"]
@@ -56,9 +57,14 @@ class SelectivityPenalty(ActivationPenalty):
             return csi_from_sums(sums_CU)
         if self.estimator == "mean":
             return csi(class_means(activations_NU, labels_N, classes))
-        sums_CU, counts_C = class_sums(activations_NU, labels_N, classes)
-        present_P = counts_C.nonzero()[:, 0]
-        return self._running.csi(sums_CU[present_P] / counts_C[present_P, None], present_P, classes)
+        return self._running.csi(*_present_means(activations_NU, labels_N, classes), classes)
+
+    def learn(self, state: LoopState, labels_N: Tensor) -> None:
+        """`running` remembers the means of a batch of one class."""
+        if self.estimator == "running":
+            with torch.no_grad(), torch.autocast(state.device.type, enabled=False):
+                means = _present_means(self.activations(state), labels_N.to(state.labels.device), state.classes)
+                self._running.add(*means, state.classes)
 
     def is_defined(self, labels_N: Tensor) -> bool:
         """Two classes must be in the batch, or with `running` in the batch and those before."""
@@ -75,6 +81,13 @@ class SelectivityPenalty(ActivationPenalty):
         """The dose and the running class means."""
         super().restore(kept)
         self._running.put(kept.get("class_means"))
+
+
+def _present_means(activations_NU: Tensor, labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Class means of the classes in a batch (P, U), and which these are (P)."""
+    sums_CU, counts_C = class_sums(activations_NU, labels_N, classes)
+    present_P = counts_C.nonzero()[:, 0]
+    return sums_CU[present_P] / counts_C[present_P, None], present_P
 
 
 class RunningMeans:
@@ -105,24 +118,39 @@ class RunningMeans:
         Raises:
           DataError: fewer than two classes are known.
         """
-        if self.means_CU is None:
-            self.means_CU = batch_PU.new_full((classes, batch_PU.shape[1]), torch.nan)
-        table_CU = self.means_CU = self.means_CU.to(batch_PU)
-        before_PU = table_CU[present_P]
-        moved_PU = self.momentum * before_PU + (1 - self.momentum) * batch_PU
-        means_PU = torch.where(before_PU.isnan(), batch_PU, moved_PU)
-        table_CU.index_copy_(0, present_P, means_PU.detach())
-        present = set(present_P.tolist())
-        others, self.classes = sorted(self.classes - present), self.classes | present
+        means_PU = self.add(batch_PU, present_P, classes)
+        assert self.means_CU is not None
+        others = sorted(self.classes - set(present_P.tolist()))
         if not others:
             return csi(means_PU)
-        others_KU = table_CU[others]
+        others_KU = self.means_CU[others]
         highest_U = torch.maximum(means_PU.max(0).values, others_KU.amax(0))
-        rest_U = (means_PU.sum(0) + others_KU.sum(0) - highest_U) / (len(self.classes) - 1)
+        rest_U = (means_PU.sum(0) + others_KU.sum(0) - highest_U) / (len(means_PU) + len(others) - 1)
         return (highest_U - rest_U) / (highest_U + rest_U + EPSILON)
 
+    def add(self, batch_PU: Tensor, present_P: Tensor, classes: int) -> Tensor:
+        """Remember the means of a batch, of one class or more; arguments as in `csi`.
+
+        A batch with a mean that is not finite (half precision overflows) is not remembered: it would stay for good.
+
+        Returns:
+          means_PU: of its classes with the batch in them, differentiable in the batch.
+        """
+        if self.means_CU is None:
+            self.means_CU = batch_PU.new_full((classes, batch_PU.shape[1]), torch.nan)
+        self.means_CU = self.means_CU.to(batch_PU)
+        before_PU = self.means_CU[present_P]
+        moved_PU = self.momentum * before_PU + (1 - self.momentum) * batch_PU
+        means_PU = torch.where(before_PU.isnan(), batch_PU, moved_PU)
+        if bool(means_PU.isfinite().all()):
+            self.means_CU.index_copy_(0, present_P, means_PU.detach())
+            self.classes = self.classes | set(present_P.tolist())
+        return means_PU
+
     def put(self, means_CU: Tensor | None) -> None:
-        """Go on from these."""
-        self.means_CU = None if means_CU is None else means_CU.clone()
-        present = [] if means_CU is None else (~means_CU.isnan().all(1)).nonzero()[:, 0].tolist()
-        self.classes = set(present)
+        """Go on from these; a class with a mean that is not finite has none."""
+        self.means_CU, self.classes = None, set()
+        if means_CU is not None:
+            known_C = means_CU.isfinite().all(1)
+            self.means_CU = torch.where(known_C[:, None], means_CU, torch.nan)
+            self.classes = set(known_C.nonzero()[:, 0].tolist())
