@@ -290,6 +290,18 @@ def test_windows_of_several_interventions_are_joined():
     assert window_steps(material(conditions=conditions), "baseline") is None
 
 
+@pytest.mark.parametrize(
+    ("intervention", "expected"),
+    [
+        ({"kind": "rewind", "modules": ["fc"], "window": {"start": 8}}, (8, 9)),
+        ({"kind": "offset-sham", "window": {"stop": 8}}, (7, 8)),
+    ],
+)
+def test_what_acts_in_one_step_of_its_window_has_that_step(intervention, expected):
+    conditions = {"baseline": {}, "early": {"interventions": [intervention]}}
+    assert window_steps(material(conditions=conditions), "early") == expected
+
+
 def test_pilot_rule_finds_the_first_checkpoint_halfway_down():
     # From 0.24 at step 4 to 0.12 at the end: halfway is 0.18; m is 0.199 at 12, 0.179 at 16.
     _, tables = make_study(Effects(spread={"csi": 0.0}, csi={0: 0.1, 4: 0.24, 16: 0.179, 24: 0.14, 100: 0.12}))

@@ -75,6 +75,18 @@ def test_harm_and_changes_are_the_conditions_less_the_baselines(study, tables):
         assert row["closed"] == pytest.approx(0)
 
 
+def test_a_rewind_is_compared_after_its_only_step(study, tables):
+    """Its window has no stop: at the end of training what it changed has long been made up for."""
+    rewind = {"kind": "rewind", "modules": ["fc"], "to": 0, "window": {"start": 4}}
+    conditions = {"baseline": {}, "always": {"interventions": [rewind]}}
+    source, _ = f6(study.model_copy(update={"conditions": parse_conditions(conditions)}), tables)
+    assert changes(source)["step"].to_list() == [5, 5]
+
+
+def parse_conditions(conditions):
+    return parse_study({"name": "x", "conditions": conditions}, source="x").conditions
+
+
 def points(panel: Panel, condition: str) -> list[Points]:
     return [mark for mark in panel.marks if isinstance(mark, Points) and mark.key == condition]
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material, window_in_steps
+from vestige.claims.curves import FINAL_CHECKPOINTS, Curve, Material, acting_in_steps
 from vestige.claims.evidence import Sample, collect, why_absent
 
 CUT = 0.8
@@ -64,13 +64,11 @@ def cut(material: Material, condition: str) -> Sample:
 
 
 def window_steps(material: Material, condition: str) -> tuple[int, int] | None:
-    """From the first step to the last at which an intervention of the condition acts, [start, stop)."""
+    """The steps [start, stop) in which the condition's interventions act; None where there are none, or not known."""
     config, last = material.study.conditions.get(condition), material.last_step
-    if config is None or not config.interventions or last is None:
+    if config is None or last is None:
         return None
-    windows = [window_in_steps(one.window, material.steps_per_epoch, last) for one in config.interventions]
-    known = [window for window in windows if window]
-    return (min(a for a, _ in known), max(b for _, b in known)) if len(known) == len(windows) else None
+    return acting_in_steps(config.interventions, material.steps_per_epoch, last)
 
 
 def _harm(material: Material, reference: str, condition: str, note: str = "") -> Sample:

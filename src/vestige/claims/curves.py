@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from vestige.config import ClaimsConfig, StudyConfig, Window
+from vestige.config import ClaimsConfig, InterventionConfig, StudyConfig, Window
 from vestige.runs.tables import empty
 from vestige.stats.effects import normalised_area
 
@@ -105,6 +105,21 @@ def window_in_steps(window: Window, per_epoch: int | None, total: int) -> tuple[
     if window.unit == "steps":
         return window.in_steps(1, total)
     return None if per_epoch is None else window.in_steps(per_epoch, total)
+
+
+def acting_in_steps(
+    interventions: Iterable[InterventionConfig], per_epoch: int | None, total: int
+) -> tuple[int, int] | None:
+    """The steps [start, stop) from the first to the last at which one of them changes something.
+
+    Returns:
+      None without any, and where a window is in epochs and no epoch is over yet.
+    """
+    windows = [(one, window_in_steps(one.window, per_epoch, total)) for one in interventions]
+    acting = [one.acting(window) for one, window in windows if window]
+    if not acting or len(acting) < len(windows):
+        return None
+    return min(start for start, _ in acting), max(stop for _, stop in acting)
 
 
 def early_window(claims: ClaimsConfig, history: pl.DataFrame) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vestige.claims.curves import selectivity_curves, steps_per_epoch, window_in_steps
+from vestige.claims.curves import acting_in_steps, selectivity_curves, steps_per_epoch
 from vestige.report.figures.harm import FINAL, harms
 from vestige.report.figures.source import Source
 from vestige.report.panels import Axis, Figure, Panel, Points, Table, View
@@ -75,9 +75,8 @@ def _end(source: Source, condition: str) -> int | None:
     if history.is_empty() or not interventions:
         return None
     last = int(history["step"].max())  # pyright: ignore[reportArgumentType]
-    windows = [window_in_steps(one.window, steps_per_epoch(history), last) for one in interventions]
-    known = [window[1] for window in windows if window]
-    return min(max(known), last) if len(known) == len(windows) else None
+    acting = acting_in_steps(interventions, steps_per_epoch(history), last)
+    return min(acting[1], last) if acting else None
 
 
 def _panel(rows: pl.DataFrame, conditions: list[str], measure: str) -> Panel:
