@@ -284,6 +284,11 @@ class StudyConfig(Config):
                     )
         return self
 
+    @property
+    def baseline(self) -> str | None:
+        """The condition without interventions: the first of them."""
+        return next((name for name, one in self.conditions.items() if not one.interventions), None)
+
 
 def parse_study(settings: Mapping[str, Any], *, source: str) -> StudyConfig:
     """Validate the settings of a study.

@@ -24,7 +24,8 @@ def study():
         name: {"interventions": [{"kind": "selectivity", "window": {"start": start, "stop": stop}}]}
         for name, (start, stop) in WINDOWS.items()
     }
-    return parse_study({"name": "x", "conditions": conditions, "seeds": [0, 1]}, source="x")
+    recipe = {"epochs": 3, "schedule": "constant"}
+    return parse_study({"name": "x", "conditions": conditions, "seeds": [0, 1], "recipe": recipe}, source="x")
 
 
 def rows(condition, seed):
@@ -50,11 +51,17 @@ def tables():
     missing = {name: None for name in SCHEMAS["selectivity"] if name not in (*measured.columns, *constant)}
     selectivity = conform(measured, "selectivity", **constant, **missing)
     final = [
-        {"condition": condition, "seed": seed, "step": step, "top1": 0.6 + 0.1 * seed - HARM[condition]}
+        {
+            "condition": condition,
+            "seed": seed,
+            "step": step,
+            "epoch": step / 4,
+            "top1": 0.6 + 0.1 * seed - HARM[condition],
+        }
         for condition, seed in runs
         for step in (10, 11, 12)
     ]
-    lacking = {"epoch": 0.0, "split": "test", "loss": 1.0, "top5": None, "lr": 0.1}
+    lacking = {"split": "test", "loss": 1.0, "top5": None, "lr": 0.1}
     return {"selectivity": selectivity, "history": conform(pl.DataFrame(final), "history", **lacking)}
 
 
@@ -85,6 +92,26 @@ def test_a_rewind_is_compared_after_its_only_step(study, tables):
 
 def parse_conditions(conditions):
     return parse_study({"name": "x", "conditions": conditions}, source="x").conditions
+
+
+def test_the_baseline_is_the_first_condition_without_interventions(study, tables):
+    """As the plan has it, wherever it stands."""
+    conditions = dict(sorted(study.conditions.items(), key=lambda item: item[0] == "baseline"))
+    assert list(conditions)[-1] == "baseline"
+    source, figure = f6(study.model_copy(update={"conditions": conditions}), tables)
+    assert source.baseline == "baseline"
+    assert figure.shown
+    assert set(changes(source)["condition"]) == set(WINDOWS)
+
+
+def test_a_study_that_was_stopped_halfway_has_no_harm(study, tables):
+    stopped = tables | {"history": tables["history"].filter(pl.col("step") <= 11)}
+    _, figure = f6(study, stopped)
+    assert not figure.shown
+    assert figure.missing == (
+        "Not at its end (step 11 of 12): baseline, seed 0 and 1. Harm is what it has more in the end.",
+        "Not trained and measured to the end beside baseline: early, late, always.",
+    )
 
 
 def points(panel: Panel, condition: str) -> list[Points]:

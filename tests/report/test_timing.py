@@ -19,7 +19,8 @@ HARM = {"g-on0-for4-alpha-5": 0.01, "g-on0-for4-alpha-20": 0.10, "g-on4-for4-alp
 
 @pytest.fixture
 def study():
-    return parse_study({"name": "x", "grid": GRID, "seeds": [0, 1]}, source="x")
+    recipe = {"epochs": 3, "schedule": "constant"}
+    return parse_study({"name": "x", "grid": GRID, "seeds": [0, 1], "recipe": recipe}, source="x")
 
 
 @pytest.fixture
@@ -84,6 +85,19 @@ def test_without_a_grid_there_is_none(history):
     study = parse_study({"name": "x"}, source="x")
     source = Source(study, {"history": history}, None, {})
     assert "F5" not in [figure.id for figure in build_figures(source)]
+
+
+def test_a_study_that_was_stopped_halfway_has_no_harm(study, history):
+    """Step 10 of 12 is the last of all: what is missing there is not final accuracy."""
+    _, figure = f5(study, history.filter(pl.col("step") <= 10))
+    assert not figure.shown
+    assert figure.missing[0] == (
+        "Not at its end (step 10 of 12): baseline, seed 0 and 1. Harm is what it has more in the end."
+    )
+    one = (pl.col("condition") == "baseline") & (pl.col("seed") == 1) & (pl.col("step") == 12)
+    _, figure = f5(study, history.filter(~one))
+    assert figure.missing[0].startswith("Not at its end (step 10 of 12): baseline, seed 1.")
+    assert figure.views[0].panels[0].table.rows[0] == ("0", "−20", pytest.approx(10.0), 1)
 
 
 def test_a_grid_that_is_not_trained_yet_says_so(study, history):

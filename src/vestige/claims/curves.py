@@ -90,14 +90,19 @@ class Material:
     @cached_property
     def total_steps(self) -> int | None:
         """Steps of the whole training, as far as they are known."""
-        per_epoch = self.steps_per_epoch
-        return self.last_step if per_epoch is None else round(per_epoch * self.study.recipe.epochs)
+        return total_steps(self.study, self.tables["history"]) or self.last_step
 
 
 def steps_per_epoch(history: pl.DataFrame) -> int | None:
     """From the history's own steps and epochs; None before the first whole epoch."""
     last = history.filter(pl.col("epoch") >= 1).sort("epoch").tail(1)
     return round(last["step"][0] / last["epoch"][0]) if len(last) else None
+
+
+def total_steps(study: StudyConfig, history: pl.DataFrame) -> int | None:
+    """Steps of the whole training, however far it is; None before the first whole epoch."""
+    per_epoch = steps_per_epoch(history)
+    return None if per_epoch is None else round(per_epoch * study.recipe.epochs)
 
 
 def window_in_steps(window: Window, per_epoch: int | None, total: int) -> tuple[int, int] | None:

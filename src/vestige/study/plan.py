@@ -108,7 +108,7 @@ class Plan:
     @property
     def baseline(self) -> str | None:
         """The condition without interventions."""
-        return next((name for name, c in self.study.conditions.items() if not c.interventions), None)
+        return self.study.baseline
 
     def onsets(self, condition: str) -> tuple[int, ...]:
         """Steps at which this condition must keep its full state, for others to branch from."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from vestige.claims.curves import acting_in_steps, selectivity_curves, steps_per_epoch
-from vestige.report.figures.harm import FINAL, harms
+from vestige.report.figures.harm import FINAL, harms, unfinished
 from vestige.report.figures.source import Source
 from vestige.report.panels import Axis, Figure, Panel, Points, Table, View
 
@@ -19,7 +19,9 @@ def mediators(source: Source) -> Figure:
     acting = [name for name, condition in source.study.conditions.items() if condition.interventions]
     found = [name for name in acting if name in rows["condition"]]
     lacking = [name for name in acting if name not in found]
-    said = [f"Not trained and measured to the end beside {source.baseline}: {', '.join(lacking)}."] if lacking else []
+    said = unfinished(source)
+    if lacking:
+        said.append(f"Not trained and measured to the end beside {source.baseline}: {', '.join(lacking)}.")
     panels = tuple(_panel(rows, found, measure) for measure in MEASURES)
     keys = tuple(source.condition_keys[name] for name in found)
     return Figure(
@@ -72,11 +74,8 @@ def _end(source: Source, condition: str) -> int | None:
     """The step after the last one at which an intervention of the condition acts."""
     history = source.table("history")
     interventions = source.study.conditions[condition].interventions
-    if history.is_empty() or not interventions:
-        return None
-    last = int(history["step"].max())  # pyright: ignore[reportArgumentType]
-    acting = acting_in_steps(interventions, steps_per_epoch(history), last)
-    return min(acting[1], last) if acting else None
+    acting = acting_in_steps(interventions, steps_per_epoch(history), source.total_steps or 0)
+    return acting[1] if acting else None
 
 
 def _panel(rows: pl.DataFrame, conditions: list[str], measure: str) -> Panel:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from vestige.claims.curves import early_window
+from vestige.claims.curves import early_window, total_steps
 from vestige.config import StudyConfig
 from vestige.report.panels import Axis, Curve, Key, StepScale, Table
 from vestige.report.style import DASHES, count, names, slot
@@ -62,8 +62,10 @@ class Source:
 
     @property
     def baseline(self) -> str:
-        """The condition without interventions that others are compared with."""
-        return self.study.claims.roles.baseline if self.study.claims else next(iter(self.study.conditions))
+        """The condition that others are compared with: the claims', else the study's, else the first."""
+        if self.study.claims:
+            return self.study.claims.roles.baseline
+        return self.study.baseline or next(iter(self.study.conditions))
 
     @cached_property
     def condition_keys(self) -> dict[str, Key]:
@@ -133,6 +135,11 @@ class Source:
             return None
         judged = (self.claims or {}).get("early_window")
         return judged or early_window(self.study.claims, self.table("history"))
+
+    @cached_property
+    def total_steps(self) -> int | None:
+        """Steps of the whole training; None before the first whole epoch."""
+        return total_steps(self.study, self.table("history"))
 
     @property
     def early(self) -> tuple[float, float] | None:

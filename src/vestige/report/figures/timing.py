@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from vestige.report.figures.harm import FINAL, harms
+from vestige.report.figures.harm import FINAL, harms, unfinished
 from vestige.report.figures.source import Source
 from vestige.report.panels import Axis, Figure, Heat, Panel, Table, View
 
@@ -15,7 +15,9 @@ def timing(source: Source) -> Figure:
     found = {name: harm for name, harm in _harms(source).items() if name in cells}
     panels = tuple(_panel(source, found, length) for length in sorted(grid.length))
     lacking = [name for name, *_ in grid.cells() if name not in found]
-    said = [f"Not trained to the end beside {source.baseline}: {', '.join(lacking)}."] if lacking else []
+    said = unfinished(source)
+    if lacking:
+        said.append(f"Not trained to the end beside {source.baseline}: {', '.join(lacking)}.")
     return Figure(
         id="F5",
         title="When, and how much",
