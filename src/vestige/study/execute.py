@@ -110,6 +110,7 @@ class _Schedule:
         self.running: dict[Future[Outcome], Unit] = {}
         self.not_before: dict[Unit, float] = {}
         self.errors: dict[Unit, VestigeError] = {}
+        self.causes: dict[Unit, VestigeError] = {}  # of all that cannot be done
 
     def run(self) -> dict[Unit, VestigeError]:
         while self.pending or self.running:
@@ -128,12 +129,13 @@ class _Schedule:
             if len(self.running) >= self.workers:
                 return
             needs = self.plan.needs(unit)
-            failed = next((need for need in needs if need in self.errors), None)
+            failed = next((need for need in needs if need in self.causes), None)
             if failed is not None:
                 self.pending.remove(unit)
                 self.unfinished.discard(unit)
-                if unit.step is None:  # those that measure it fail with it
-                    self.errors[unit] = self.errors[failed]
+                self.causes[unit] = self.causes[failed]
+                if unit.step is None:  # those that measure it fail with it, which goes without saying
+                    self.errors[unit] = self.causes[unit]
             elif self.unfinished.isdisjoint(needs) and self.not_before.get(unit, 0.0) <= now:
                 self.pending.remove(unit)
                 self.running[self.doing.begin(unit)] = unit
@@ -142,7 +144,7 @@ class _Schedule:
         try:
             outcome = future.result()
         except VestigeError as error:
-            self.errors[unit] = error
+            self.errors[unit] = self.causes[unit] = error
             self.unfinished.discard(unit)
             self.listener.failed(unit, error)
         except BrokenProcessPool as error:
