@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -204,6 +205,12 @@ class ConditionConfig(Config):
     interventions: tuple[InterventionConfig, ...] = ()
 
 
+def plain(number: float) -> str:
+    """A number as it stands in names, large ones with all their digits: `1e+06` is no part of a name."""
+    short = f"{number:g}"
+    return short if "e+" not in short else f"{Decimal(repr(number)):f}".removesuffix(".0")
+
+
 class GridConfig(Config):
     """Conditions of one intervention at every onset, of every length, in every dose: `csi-on40-for20-alpha-20`."""
 
@@ -238,9 +245,9 @@ class GridConfig(Config):
     def cells(self) -> Iterator[tuple[str, float, float, float | None]]:
         """Name of the condition, onset, length and dose."""
         for onset, length, dose in product(self.onset, self.length, self.dose or (None,)):
-            ending = "" if dose is None else f"-{self.doses}{dose:g}"
+            ending = "" if dose is None else f"-{self.doses}{plain(dose)}"
             mark = "e" if self.unit == "epochs" else ""
-            yield f"{self.name}-on{onset:g}{mark}-for{length:g}{mark}{ending}", onset, length, dose
+            yield f"{self.name}-on{plain(onset)}{mark}-for{plain(length)}{mark}{ending}", onset, length, dose
 
     def conditions(self) -> dict[str, ConditionConfig]:
         """All of them."""
@@ -249,7 +256,7 @@ class GridConfig(Config):
             window = {"start": onset, "stop": onset + length, "unit": self.unit}
             chosen = {} if dose is None else {self.doses: dose}
             one = {**self.intervention.model_dump(), "window": window, **chosen}
-            told = f"{self.intervention.kind} from {onset:g} for {length:g} {self.unit}"
-            told += "" if dose is None else f", {self.doses} {dose:g}"
+            told = f"{self.intervention.kind} from {plain(onset)} for {plain(length)} {self.unit}"
+            told += "" if dose is None else f", {self.doses} {plain(dose)}"
             found[name] = ConditionConfig.model_validate({"description": told, "interventions": [one]})
         return found

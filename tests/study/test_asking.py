@@ -142,6 +142,17 @@ def test_a_condition_of_a_grid_is_that_condition_stated():
     )
 
 
+def test_large_numbers_stand_in_names_with_all_their_digits():
+    steps = [999_999, 1e6, 1_234_567, 1_234_568]
+    grid = parse_study(
+        {"name": "x", "grid": {**GRID, "onset": steps, "length": [0.5e6], "dose": [1e-5, -2e6]}}, source="x"
+    )
+    names = [name for name in grid.conditions if name.endswith("alpha-2000000")]
+    ons = ["999999", "1000000", "1234567", "1234568"]
+    assert names == [f"csi-on{on}-for500000-alpha-2000000" for on in ons]
+    assert "csi-on1000000-for500000-alpha1e-05" in grid.conditions
+
+
 @pytest.mark.parametrize(
     ("intervention", "dose", "name", "field"),
     [

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from vestige.acting import plain
 from vestige.report.figures.harm import FINAL, harms, unfinished
 from vestige.report.figures.source import Source
 from vestige.report.panels import Axis, Figure, Heat, Panel, Table, View
@@ -40,15 +41,15 @@ def _panel(source: Source, harms: dict[str, tuple[float, int]], length: float) -
     values = tuple(tuple(_points(harms, name) for name in row) for row in cells)
     texts = tuple(tuple(f"{name}, {harms[name][1]} seeds" if name in harms else name for name in row) for row in cells)
     dosed = "as stated" if grid.doses is None or grid.dose is None else grid.doses
-    told = tuple("as stated" if dose is None else f"{dose:g}".replace("-", "\u2212") for dose in doses)
+    told = tuple("as stated" if dose is None else plain(dose).replace("-", "\u2212") for dose in doses)
     rows = tuple(
-        (f"{onset:g}", dose, value, harms[name][1] if name in harms else None)
+        (plain(onset), dose, value, harms[name][1] if name in harms else None)
         for dose, line, row in zip(told, cells, values, strict=True)
         for onset, name, value in zip(onsets, line, row, strict=True)
     )
     return Panel(
-        f"{length:g} {grid.unit} long",
-        Axis(f"onset ({grid.unit})", "names", tuple(f"{onset:g}" for onset in onsets)),
+        f"{plain(length)} {grid.unit} long",
+        Axis(f"onset ({grid.unit})", "names", tuple(map(plain, onsets))),
         Axis(dosed, "names", told),
         (Heat("harm", values, texts, reach),) if any(value is not None for row in values for value in row) else (),
         table=Table((f"onset ({grid.unit})", dosed, "harm (points)", "seeds"), rows),
