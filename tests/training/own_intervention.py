@@ -32,3 +32,8 @@ class Shrink(Intervention):
 class Plain:
     def __init__(self, name):
         self.name = name
+
+
+class Bare(Intervention):
+    def __init__(self, strength=1.0):
+        self.strength = strength

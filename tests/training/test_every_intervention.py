@@ -150,6 +150,10 @@ WITHOUT_EFFECT = {
         {"kind": f"{OWN}:Plain"},
         "it is a Plain. Name a class that inherits from vestige.training.events.Intervention.",
     ),
+    "not set up": (
+        {"kind": f"{OWN}:Bare"},
+        "its __init__ does not make it an Intervention: it lacks nodes and edits. Begin its __init__ with super().__i",
+    ),
     "no such class": ({"kind": f"{OWN}:Shrin"}, "there is no 'Shrin' in"),
     "a setting too many": ({"kind": f"{OWN}:Shrink", "settings": {"weakness": 3}}, "raises TypeError: "),
     "no such file": ({"kind": "clamp", "table": "nowhere.csv"}, "its table 'nowhere.csv' cannot be read ("),

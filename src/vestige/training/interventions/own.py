@@ -21,7 +21,7 @@ def build_own(
       layers: all that the network has.
 
     Raises:
-      ConfigError: it cannot be loaded or made, or is no `vestige.training.events.Intervention`.
+      ConfigError: it cannot be loaded or made, or is no `vestige.training.events.Intervention`, or not set up as one.
     """
     path, _, attribute = config.kind.rpartition(":")
     doing = f"setting up the intervention {config.kind!r}"
@@ -44,6 +44,12 @@ def build_own(
             doing,
             found=f"it is a {type(made).__name__}",
             remedy="Name a class that inherits from vestige.training.events.Intervention",
+        )
+    if not (hasattr(made, "nodes") and hasattr(made, "edits")):
+        raise ConfigError(
+            doing,
+            found="its __init__ does not make it an Intervention: it lacks nodes and edits",
+            remedy="Begin its __init__ with super().__init__(name, window)",
         )
     made.name, made.window = name, window
     return made
