@@ -9,6 +9,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import vestige
+from vestige.errors import DataError
 
 
 def main(folder: str) -> None:
@@ -26,6 +27,14 @@ def main(folder: str) -> None:
             (value + 0 * logits.sum()).backward()
             gradients = [p.grad for p in model.parameters()]
             torch.save({"value": value.detach(), "gradients": gradients}, Path(folder) / f"{mode}-{step}-{rank}.pt")
+    # Wrong labels in one process: the other fails too, and both go on with the next batch.
+    with penalty:
+        model(images())
+    try:
+        penalty(torch.arange(3 if rank == 0 else 12) % 4)
+    except DataError as error:
+        (Path(folder) / f"error-{rank}.txt").write_text(str(error))
+    assert penalty(torch.arange(12) % 4).isfinite()
     distributed.destroy_process_group()
 
 

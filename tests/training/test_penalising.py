@@ -333,7 +333,23 @@ WRONG = {
     ),
     "index": ({"index": "auroc"}, ConfigError, "index is 'auroc'. Choose 'csi' or 'eta2'."),
     "estimator": ({"estimator": "median"}, ConfigError, "estimator is 'median'. Choose 'mean' or 'running' or 'sum'."),
-    "momentum": ({"momentum": 1.0}, ConfigError, "momentum is 1. Give a number from 0 to below 1."),
+    "momentum": (
+        {"estimator": "running", "momentum": 1.0},
+        ConfigError,
+        "momentum is 1. Give a number from 0 to below 1.",
+    ),
+    "alpha that is none": ({"alpha": float("nan")}, ConfigError, "alpha is nan. Give a finite number below or above"),
+    "estimator of eta2": (
+        {"index": "eta2", "estimator": "mean"},
+        ConfigError,
+        "estimator is 'mean', and only the index 'csi' has one. Leave estimator out, or give index='csi'.",
+    ),
+    "momentum of eta2": (
+        {"index": "eta2", "momentum": 0.5},
+        ConfigError,
+        "momentum is 0.5, and only the estimator 'running' has one. Leave momentum out, or give estimator='running'.",
+    ),
+    "momentum of mean": ({"momentum": 0.5}, ConfigError, "momentum is 0.5, and only the estimator 'running' has one."),
     "layer": ({"layers": ["relo"]}, ModelError, "no layer and no module is called 'relo'"),
     "stage": ({"layers": ["relu"], "stages": ["relo"]}, ConfigError, "the model has no stage 'relo'"),
 }
@@ -358,6 +374,7 @@ def test_wrong_calls_are_refused():
             penalty.__enter__()
     for labels, words in (
         (torch.arange(5), "labels of shape (5,) for 12 images. Give one class index an image"),
+        (torch.zeros(12), "labels of type torch.float32. Give class indices: whole numbers from 0."),
         (torch.arange(12), "labels from 0 to 11, and the classes are 0 to 3. Give num_classes."),
     ):
         with pytest.raises(DataError) as error:
@@ -376,6 +393,9 @@ def test_two_processes_give_what_one_gives_on_the_global_batch(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _port()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, timeout=300)
+    errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)]
+    assert "labels of shape (3,) for 12 images" in errors[0]
+    assert "another process that shares the batch has labels or activations that cannot be used" in errors[1]
     for mode, settings in MODES.items():
         model = net()
         penalty = vestige.SelectivityPenalty(model, alpha=-3.0, layers=["relu", "relu_"], **settings)

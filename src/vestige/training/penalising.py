@@ -3,11 +3,12 @@
 Legend: N images, U neurons of all penalised layers side by side, C classes, P of them in the batch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.functional import one_hot
 
@@ -18,8 +19,10 @@ from vestige.models.listening import Listener
 from vestige.models.observing import logits_of
 from vestige.training.interventions.selectivity import Estimator, RunningMeans
 from vestige.training.interventions.watching import weights
+from vestige.training.summing import is_shared, joined_sum, summed
 
 DOING = "computing a SelectivityPenalty"
+MOMENTUM = 0.9
 
 
 class SelectivityPenalty:
@@ -43,10 +46,10 @@ class SelectivityPenalty:
       layers: names, patterns of names or layers, as `vestige.layers` and `vestige.measure` take them; None: by rule.
       stages: names of stages; None: all but the last, or all where `layers` are named.
       index: `csi`, or `eta2`: the between-class share of variance, which no offset can lower.
-      estimator: of `csi`: `mean`: class means of the batch, classes absent from it left out; `running`: their
+      estimator: of `csi`; `mean` (None): class means of the batch, classes absent from it left out; `running`: their
         exponential moving averages, with the gradient through the batch; `sum`: class sums, absent classes counting as
         0, as the released code of Ranadive et al. 2023 does.
-      momentum: of `running`: weight of the means so far.
+      momentum: of `running`: weight of the means so far; None: 0.9.
       num_classes: C; None: as many as the model's output has columns.
       group: the processes that share a batch; None: all.
 
@@ -55,9 +58,9 @@ class SelectivityPenalty:
       fewer than two have been seen.
 
     Raises:
-      ConfigError: alpha is 0; no stage is left.
+      ConfigError: alpha is 0 or no number; no stage is left; a setting that the index or the estimator does not have.
       ModelError: a layer cannot be found, or a forward does not reach it.
-      DataError: when called: nothing was captured, or the labels do not fit.
+      DataError: when called: nothing was captured, or the labels do not fit, in any process that shares it.
 
     Example:
       >>> import torch, vestige
@@ -88,16 +91,16 @@ class SelectivityPenalty:
         layers: Sequence[str | Layer] | None = None,
         stages: Sequence[str] | None = None,
         index: Literal["csi", "eta2"] = "csi",
-        estimator: Estimator = "mean",
-        momentum: float = 0.9,
+        estimator: Estimator | None = None,
+        momentum: float | None = None,
         num_classes: int | None = None,
         group: ProcessGroup | None = None,
     ):
         _check(alpha, index, estimator, momentum)
-        self.alpha, self.index, self.estimator = alpha, index, estimator
+        self.alpha, self.index, self.estimator = alpha, index, estimator or "mean"
         self.num_classes, self._stages, self._group = num_classes, stages, group
         self._named = layers is not None
-        self._running = RunningMeans(momentum)
+        self._running = RunningMeans(MOMENTUM if momentum is None else momentum)
         self._captured: dict[str, list[Tensor]] = {}
         self._by_stage_U = torch.empty(0)
         self._listener = Listener(model, self._read, self._choose, layers, done=self._count_classes)
@@ -121,10 +124,9 @@ class SelectivityPenalty:
         Args:
           labels: (N,), whole numbers 0..C-1.
         """
-        activations_NU = self._activations(labels)
+        activations_NU, labels_N, classes = self._together(labels)
         with torch.autocast(activations_NU.device.type, enabled=False):
-            labels_N = labels.to(activations_NU.device).long()
-            counts_C = _summed(torch.bincount(labels_N, minlength=self._classes(labels_N)), self._group)
+            counts_C = summed(torch.bincount(labels_N, minlength=classes), self._group)
             if not self._is_defined(counts_C):
                 self._learn(activations_NU.detach(), labels_N, counts_C)
                 return activations_NU.sum() * 0
@@ -153,7 +155,7 @@ class SelectivityPenalty:
             activations_NU = activations_NU.double()
         sums_PU, counts_P, present_P = self._sums(activations_NU, labels_N, counts_C)
         if self.index == "eta2":
-            squares_U = _joined(activations_NU.square().sum(0), self._group)
+            squares_U = joined_sum(activations_NU.square().sum(0), self._group)
             return eta2_from_moments(sums_PU, counts_P, squares_U)
         if self.estimator == "sum":
             return csi_from_sums(sums_PU.new_zeros(len(counts_C), sums_PU.shape[1]).index_copy(0, present_P, sums_PU))
@@ -174,8 +176,36 @@ class SelectivityPenalty:
         place_C = torch.zeros_like(counts_C)
         place_C[present_P] = torch.arange(len(present_P), device=counts_C.device)
         members_NP = one_hot(place_C[labels_N], len(present_P)).to(activations_NU.dtype)
-        sums_PU = _joined(members_NP.T @ activations_NU, self._group)
+        sums_PU = joined_sum(members_NP.T @ activations_NU, self._group)
         return sums_PU, counts_C[present_P].to(activations_NU.dtype), present_P
+
+    def _together(self, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Activations (N, U), labels (N) beside them, and C; an error in one process is one in all: none must wait."""
+        found, problem = None, None
+        try:
+            activations_NU = self._activations(labels)
+            labels_N = labels.to(activations_NU.device).long()
+            found = activations_NU, labels_N, self._classes(labels_N)
+        except DataError as error:
+            problem = error
+        if self._any_fails(problem is not None) and problem is None:
+            problem = DataError(
+                DOING,
+                found="another process that shares the batch has labels or activations that cannot be used",
+                remedy="Look at its error",
+            )
+        if problem is not None:
+            raise problem
+        assert found is not None
+        return found
+
+    def _any_fails(self, fails: bool) -> bool:
+        """Whether a process that shares the batch fails; all of them ask."""
+        if not is_shared():
+            return False
+        parameter = next(self._listener.model.parameters(), None)
+        flag = torch.tensor([float(fails)], device=None if parameter is None else parameter.device)
+        return bool(summed(flag, self._group).item())
 
     def _activations(self, labels: Tensor) -> Tensor:
         """Of all forwards of the context (N, U)."""
@@ -191,6 +221,10 @@ class SelectivityPenalty:
                 DOING,
                 found=f"labels of shape {tuple(labels.shape)} for {len(activations_NU)} images",
                 remedy="Give one class index an image, of all forwards made in the context",
+            )
+        if labels.is_floating_point() or labels.is_complex():
+            raise DataError(
+                DOING, found=f"labels of type {labels.dtype}", remedy="Give class indices: whole numbers from 0"
             )
         return activations_NU
 
@@ -224,45 +258,27 @@ class SelectivityPenalty:
         return chosen
 
 
-def _check(alpha: float, index: str, estimator: str, momentum: float) -> None:
+def _check(alpha: float, index: str, estimator: str | None, momentum: float | None) -> None:
     doing = "making a SelectivityPenalty"
     if alpha == 0:
         raise ConfigError(doing, found="alpha is 0, so it changes nothing", remedy="Give an alpha below or above 0")
+    if not math.isfinite(alpha):
+        raise ConfigError(doing, found=f"alpha is {alpha}", remedy="Give a finite number below or above 0")
     for name, value, known in (
         ("index", index, ("csi", "eta2")),
-        ("estimator", estimator, ("mean", "running", "sum")),
+        ("estimator", estimator or "mean", ("mean", "running", "sum")),
     ):
         if value not in known:
             raise ConfigError(doing, found=f"{name} is {value!r}", remedy=f"Choose {' or '.join(map(repr, known))}")
-    if not 0 <= momentum < 1:
+    for name, value, of, given, kind in (
+        ("estimator", estimator, "index", index, "csi"),
+        ("momentum", momentum, "estimator", estimator, "running"),
+    ):
+        if value is not None and given != kind:
+            raise ConfigError(
+                doing,
+                found=f"{name} is {value!r}, and only the {of} {kind!r} has one",
+                remedy=f"Leave {name} out, or give {of}={kind!r}",
+            )
+    if momentum is not None and not 0 <= momentum < 1:
         raise ConfigError(doing, found=f"momentum is {momentum:g}", remedy="Give a number from 0 to below 1")
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over processes; so is its gradient, since the sum is part of the loss of each."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        return _summed(tensor, group)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _summed(gradients[0], ctx.group), None
-
-
-def _joined(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The differentiable sum over the processes."""
-    return _Sum.apply(tensor, group) if _is_shared() else tensor  # pyright: ignore[reportReturnType]
-
-
-def _summed(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-    if not _is_shared():
-        return tensor
-    total = tensor.contiguous().clone()
-    distributed.all_reduce(total, group=group)
-    return total
-
-
-def _is_shared() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
