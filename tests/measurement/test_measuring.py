@@ -27,6 +27,10 @@ MODELS = {
     "torchvision convnext_tiny": (lambda: torchvision.models.convnext_tiny(num_classes=C), 64),
     "torchvision efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(num_classes=C), 64),
     "torchvision mobilenet_v3_large": (lambda: torchvision.models.mobilenet_v3_large(num_classes=C), 64),
+    "torchvision mobilenet_v3_large at full size": (  # measured channels-last
+        lambda: torchvision.models.mobilenet_v3_large(num_classes=C),
+        224,
+    ),
     "torchvision regnet_y_400mf": (lambda: torchvision.models.regnet_y_400mf(num_classes=C), 64),
     "torchvision vit_b_16": (lambda: torchvision.models.vit_b_16(num_classes=C, image_size=64), 64),
     "torchvision swin_t": (lambda: torchvision.models.swin_t(num_classes=C), 64),
@@ -44,7 +48,7 @@ def state_of(model):
         {name: value.clone() for name, value in model.state_dict().items()},
         [module.training for module in model.modules()],
         [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
-        [getattr(module, "inplace", None) for module in model.modules()],
+        [(getattr(module, "inplace", None), [p.stride() for p in module.parameters()]) for module in model.modules()],
         [(p.requires_grad, p.grad is None or p.grad.clone()) for p in model.parameters()],
     )
 
