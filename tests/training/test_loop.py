@@ -22,7 +22,7 @@ from vestige.runs.tables import SCHEMAS
 from vestige.training import bench as bench_module
 from vestige.training.events import Event, Intervention
 from vestige.training.history import Meter, evaluate
-from vestige.training.loop import train_run
+from vestige.training.loop import Parent, train_run
 from vestige.training.runtime import choose_device, session
 
 STEPS = [0, 2, 4, 8, 12]
@@ -228,6 +228,18 @@ def test_diverging_with_a_penalty_says_so_too(mode, tmp_path):
         TrainingError, match=r"the loss is (nan|inf|-inf), at learning rate 1e\+30, dose of [a-z0-9-]+ \d"
     ):
         train(small_study([PENALTIES[mode]], recipe={"lr": 1e30}), tmp_path, "changed")
+
+
+def test_what_diverged_names_a_checkpoint_and_no_state_between(tmp_path):
+    """Checkpoints at steps 4 and 8, a state at each step, and a learning rate that is too high from step 6."""
+    wild = {"kind": "lr", "factor": 1e32, "window": {"start": 6}}
+    study = small_study([wild], compute={"state_minutes": 1e-9})
+    with pytest.raises(TrainingError, match=r"; the last good checkpoint is that of step 4\. Lower recipe.lr"):
+        train(study, tmp_path / "whole", "changed")
+    base = train(study, tmp_path / "baseline", onsets=(6,))
+    parent = Parent(base, "baseline", 0, 6)
+    with pytest.raises(TrainingError, match=r"it has no checkpoint since it branched from 'baseline' at step 6\. Lower"):
+        train(study, tmp_path / "branch", "changed", parent=parent)
 
 
 def test_why_a_run_stopped_stands_in_its_manifest_until_it_goes_on(tmp_path):

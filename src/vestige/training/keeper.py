@@ -122,6 +122,16 @@ class Keeper:
         self.last_good = step
         self._drop_states(step)
 
+    def last_checkpoint(self) -> str:
+        """Which weights were kept last, in words; a state kept between checkpoints is none, and soon dropped."""
+        good = -1 if self.last_good is None else self.last_good
+        made = [step for step in self.planned if step <= good]
+        if made:
+            return f"the last good checkpoint is that of step {made[-1]}"
+        if self.parent:
+            return f"it has no checkpoint since it branched from {self.parent.condition!r} at step {self.parent.step}"
+        return "there is no earlier checkpoint"
+
     def fail(self, why: str) -> None:
         """Say in the manifest why training could not go on; what goes on unsays it."""
         update_manifest(self.run, key=self.key, settings=self.settings, parent=self._origin, failed=why)

@@ -243,13 +243,11 @@ def _look(bench: Bench, meter: Meter, keeper: Keeper) -> None:
 
 
 def _diverged(step: int, lr: float, bench: Bench, keeper: Keeper, found: str) -> TrainingError:
-    good = keeper.last_good
-    last = "there is no earlier checkpoint" if good is None else f"the last good checkpoint is that of step {good}"
     doses = [(one.name, one.log().get("dose")) for one in bench.interventions if one.window[0] <= step]
     told = "".join(f", dose of {name} {float(dose):.3g}" for name, dose in doses if dose is not None)
     error = TrainingError(
         _doing(keeper, step),
-        found=f"{found}, at learning rate {lr:g}{told}; {last}",
+        found=f"{found}, at learning rate {lr:g}{told}; {keeper.last_checkpoint()}",
         remedy="Lower recipe.lr or the alpha of the interventions, or warm up (recipe.warmup_epochs)",
     )
     if not bench.state.processes.rank:
