@@ -238,7 +238,7 @@ def test_what_diverged_names_a_checkpoint_and_no_state_between(tmp_path):
         train(study, tmp_path / "whole", "changed")
     base = train(study, tmp_path / "baseline", onsets=(6,))
     parent = Parent(base, "baseline", 0, 6)
-    with pytest.raises(TrainingError, match=r"it has no checkpoint since it branched from 'baseline' at step 6\. Lower"):
+    with pytest.raises(TrainingError, match=r"no checkpoint since it branched from 'baseline' at step 6\. Lower"):
         train(study, tmp_path / "branch", "changed", parent=parent)
 
 
