@@ -1,10 +1,10 @@
 """The four claims as registered: for every clause its statistic, direction and smallest effect, as data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vestige.claims.terms import Beside, Claim, Clause, Direction, Unit
-from vestige.config import ClaimsConfig, StudyConfig
+from vestige.config import ClaimsConfig, Roles, StudyConfig
 
 
 def registered(study: StudyConfig) -> tuple[Claim, ...]:
@@ -207,24 +207,7 @@ def _causality(claims: ClaimsConfig, others: Sequence[str]) -> Claim:
             ),
         ),
         beside=(
-            *(
-                Beside(
-                    id=f"C4.cut.{role}",
-                    statistic=f"1 - m({name})/m({roles.baseline}) within the window of {name}",
-                    unit=Unit.SHARE,
-                    sentence=f"'{name}' cuts mean csi_cv within its window by a share of {{}}",
-                )
-                for role, name in (("early", roles.early), ("late", roles.late), ("mid", roles.mid))
-            ),
-            *(
-                Beside(
-                    id=f"C4.lag.{role}",
-                    statistic=f"H({name}) as long after its window as training goes on after the last window",
-                    unit=Unit.ACCURACY,
-                    sentence=f"as long after its window as training goes on after the last window '{name}' costs {{}}",
-                )
-                for role, name in (("early", roles.early), ("mid", roles.mid), ("late", roles.late))
-            ),
+            *_in_windows(claims.roles),
             *(
                 Beside(
                     id=f"C4.harm.{name}",
@@ -236,3 +219,21 @@ def _causality(claims: ClaimsConfig, others: Sequence[str]) -> Claim:
             ),
         ),
     )
+
+
+def _in_windows(roles: Roles) -> Iterator[Beside]:
+    """What each timed window did: how much of m it cut, and its harm at equal lag."""
+    for role in ("early", "mid", "late"):
+        name = getattr(roles, role)
+        yield Beside(
+            id=f"C4.cut.{role}",
+            statistic=f"1 - m({name})/m({roles.baseline}) within the window of {name}",
+            unit=Unit.SHARE,
+            sentence=f"'{name}' cuts mean csi_cv within its window by a share of {{}}",
+        )
+        yield Beside(
+            id=f"C4.lag.{role}",
+            statistic=f"H({name}) as long after its window as training goes on after the last window",
+            unit=Unit.ACCURACY,
+            sentence=f"as long after its window as training goes on after the last window '{name}' costs {{}}",
+        )
