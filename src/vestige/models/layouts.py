@@ -1,7 +1,7 @@
 """Where maps lie in memory: on a CPU, channels last if a network's convolutions are on large maps.
 
 How large, is the number of positions of the maps that convolutions give, its geometric mean over multiply-adds. From
-some 250 on, torchvision's networks run in 0.6 to 0.97 of the time; below, the other layout is as fast or faster.
+some 250 on, torchvision's networks run in 0.7 to 0.9 of the time; below, it may be slower (`bench/layouts.py`).
 """
 
 import math
