@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from vestige.errors import ConfigError, VestigeError, nearest
+from vestige.foreign import commands
 from vestige.foreign.request import AblateOptions, MeasureOptions
 
 if TYPE_CHECKING:
-    from vestige.study.together import Followers
-
-if TYPE_CHECKING:
     from vestige.foreign.turns import Outcome
+    from vestige.study.together import Followers
 
 StudyArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 
@@ -201,9 +200,11 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
         case Status():
             return _status(command, settings)
         case Measure() if command.model is not None:
-            return _measure(command, settings)
+            _refuse(settings, Measure)
+            return _tell(commands.measure(command), command.debug)
         case Ablate():
-            return _ablate(command, settings)
+            _refuse(settings, Ablate)
+            return _tell(commands.ablate(command), command.debug)
         case _:
             return _run(command, settings)
 
@@ -263,36 +264,6 @@ def _refuse_model_options(command: _OnStudy) -> None:
                 found=f"--{name} without --model",
                 remedy=f"Give --model too; a study is set by its fields (--{name}.FIELD), see its study.yaml",
             )
-
-
-def _measure(command: Measure, settings: list[tuple[str, Any]]) -> int:
-    """Measure a model that is no study's."""
-    doing = "reading the command line"
-    if command.study is not None or command.only:
-        found = f"the study {command.study!r} and --model" if command.study else "--only and --model"
-        raise ConfigError(doing, found=found, remedy="Give one of them")
-    _refuse(settings, Measure)
-    if command.data is None:
-        raise ConfigError(doing, found="--model without --data", remedy="Give images: --data folder:PATH")
-    from vestige.foreign.measuring import measure_foreign
-    from vestige.foreign.request import Request
-
-    options = {f.name: getattr(command, f.name) for f in fields(Request)}
-    return _tell(measure_foreign(Request(**options), verify=command.verify), command.debug)
-
-
-def _ablate(command: Ablate, settings: list[tuple[str, Any]]) -> int:
-    """Ablate the neurons of a model."""
-    _refuse(settings, Ablate)
-    remedies = {"model": "Give a model: --model torchvision:NAME", "data": "Give images: --data folder:PATH"}
-    for option, remedy in remedies.items():
-        if getattr(command, option) is None:
-            raise ConfigError("reading the command line", found=f"no --{option}", remedy=remedy)
-    from vestige.foreign.ablating import ablate_foreign
-    from vestige.foreign.request import AblationRequest
-
-    options = {f.name: getattr(command, f.name) for f in fields(AblationRequest)}
-    return _tell(ablate_foreign(AblationRequest(**options), verify=command.verify), command.debug)
 
 
 def _tell(outcome: "Outcome", debug: bool) -> int:
