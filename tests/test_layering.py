@@ -12,8 +12,9 @@ import vestige
 PACKAGE = Path(vestige.__file__).parent
 LAYERS = [
     {"errors"},
-    {"acting"},
-    {"config", "userfile"},
+    {"acting", "expressions"},
+    {"claiming"},
+    {"config", "userfile", "ranks"},
     {"formulas", "data", "models", "runs", "stats"},
     {"training", "measurement", "claims"},
     {"report"},
@@ -22,7 +23,7 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-REPORT_SEES = {"errors", "acting", "config", "runs", "stats", "claims", "report"}
+REPORT_SEES = {"errors", "acting", "claiming", "config", "runs", "stats", "claims", "report"}
 WITHOUT_TORCH = [
     "vestige",
     "vestige.cli",
