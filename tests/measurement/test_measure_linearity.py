@@ -10,8 +10,7 @@ from torch import nn
 from vestige.config import ModelConfig
 from vestige.data.loader import Tile
 from vestige.errors import DataError, ModelError
-from vestige.measurement import linearity
-from vestige.measurement.linearity import measure_linearity
+from vestige.measurement.linearity import measure_linearity, measuring
 from vestige.measurement.network import Network
 from vestige.models.zoo import build
 from vestige.runs.tables import SCHEMAS, conform
@@ -147,7 +146,7 @@ def test_cka_in_parts_is_that_of_whole_maps(values_at_once, model, inputs, monke
     passes = []
     forward = Network.forward
     monkeypatch.setattr(Network, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
-    monkeypatch.setattr(linearity, "CKA_VALUES", values_at_once)
+    monkeypatch.setattr(measuring, "CKA_VALUES", values_at_once)
     table = measured(model, inputs)
     parts = -(-N * 515 // values_at_once)
     others = len(passes) - 2 * 2 * parts  # two networks, two tiles

@@ -4,7 +4,7 @@ Shapes: N images, U neurons (units) of a layer, L layers, C classes, T inputs of
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
@@ -37,6 +37,7 @@ def measure_linearity(
     pairs: int = 1000,
     cka_images: int = 1000,
     top_k: Sequence[int] = (1, 2, 3),
+    linear_labels: Tensor | Callable[[Tensor], Tensor] | None = None,
 ) -> pl.DataFrame:
     """Measure how close a network is to linear.
 
@@ -63,6 +64,8 @@ def measure_linearity(
         at most N pairs.
       cka_images: images of CKA, a fixed random set; at most N.
       top_k: the k of the correlation.
+      linear_labels: what a linear model of the inputs predicts for the images of the tiles, int64 (N,), or a function
+        that gives it for inputs of a tile, such as `PixelModel.predict`; None: no measure `kalimeris`.
 
     Returns:
       The columns of the schema "linearity" but for the identity of the run.
