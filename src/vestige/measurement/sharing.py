@@ -1,33 +1,18 @@
 """One measurement shared out among the processes of `torchrun`: each reads its own batches, all get the same result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from vestige.ranks import Ranks
+
 _Thing = TypeVar("_Thing")
 
 
-@dataclass(frozen=True)
-class Group:
-    """The processes that share a measurement.
-
-    Attributes:
-      rank: of this process, from 0.
-      world: how many there are.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def here(cls) -> "Group":
-        """All processes of torch.distributed where it is initialised; else this one alone."""
-        if distributed.is_available() and distributed.is_initialized():
-            return cls(distributed.get_rank(), distributed.get_world_size())
-        return cls()
+class Group(Ranks):
+    """The processes that share a measurement."""
 
     def gather(self, thing: _Thing) -> list[_Thing]:
         """What every process gives, in the order of their ranks; each must call it equally often."""

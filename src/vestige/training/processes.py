@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from torch import Tensor, distributed, nn
 from vestige.config import ComputeConfig
 from vestige.data.loader import part_of
 from vestige.errors import ConfigError, TrainingError, VestigeError
+from vestige.ranks import Ranks
 from vestige.training.runtime import seed_step
 
 PATIENCE = timedelta(days=7)
@@ -47,24 +47,8 @@ class OnlyHereError(Exception):
         self.error = error
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Those that share a training.
-
-    Attributes:
-      rank: of this process, from 0.
-      world: how many there are.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def here(cls) -> "Processes":
-        """All processes of torch.distributed where it is initialised; else this one alone."""
-        if distributed.is_available() and distributed.is_initialized():
-            return cls(distributed.get_rank(), distributed.get_world_size())
-        return cls()
+class Processes(Ranks):
+    """Those that share a training."""
 
     @property
     def share(self) -> tuple[int, int]:
