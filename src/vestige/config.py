@@ -30,6 +30,7 @@ Split = Literal["train", "test"]
 Protocol = Literal["corrected", "faithful"]
 AblationValue = Literal["zero", "mean", "resample"]
 AblationMode = Literal["exact", "controlled", "screen"]
+CumulativeProtocol = Literal["corrected", "faithful", "class-sums", "stored-batch-norm", "same-images", "redrawn"]
 
 
 class AugmentConfig(Config):
@@ -166,6 +167,10 @@ class CumulativeConfig(MeasurementConfig):
     """The same fraction of every layer of one stage, or of the whole network."""
     draws: PositiveInt = 5
     """Seeded orders for `random` and `activity-matched`."""
+    protocols: tuple[CumulativeProtocol, ...] = ("corrected",)
+    """faithful: as the released code does it, which has orders, fractions and value of its own. The others are
+    corrected but for one thing: ranked by class sums; stored batch-norm statistics; ranked on the images to ablate on;
+    the random sets drawn anew for every layer and batch. Each costs about as much as corrected."""
     conditions: tuple[str, ...] | None = ("baseline",)
 
 

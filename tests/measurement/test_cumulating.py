@@ -14,9 +14,9 @@ import vestige
 from vestige.config import CumulativeConfig
 from vestige.errors import ConfigError
 from vestige.measurement.ablation.cumulative import ablate_cumulatively, rank, split_halves
-from vestige.measurement.ablation.faithful_cumulative import sizes_of
 from vestige.measurement.network import Network
 from vestige.runs.tables import IDENTITY, SCHEMAS
+from vestige.stats.released import released_sizes
 
 N = 60
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -94,9 +94,9 @@ def test_pieces_of_a_folder_give_the_same(taught, tmp_path):
         assert_frame_equal(again.table, first.table, check_exact=True)
 
 
-def test_sizes_of_the_released_code():
-    assert sizes_of(64) == [0, 15, 30, 32]
-    assert sizes_of(256) == [0, 15, 30, 45, 60, 75, 90, 105, 120, 128, 168, 208, 248]
+def test_released_sizes_the_released_code():
+    assert released_sizes(64) == [0, 15, 30, 32]
+    assert released_sizes(256) == [0, 15, 30, 45, 60, 75, 90, 105, 120, 128, 168, 208, 248]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from vestige.acting import ClampConfig, OffsetShamConfig, RewindConfig, name_interventions
-from vestige.config import InterventionConfig, MeasurementConfig, StudyConfig, differences
+from vestige.config import CumulativeConfig, InterventionConfig, MeasurementConfig, StudyConfig, differences
 from vestige.data.fingerprint import dataset_name
 from vestige.errors import ConfigError, StoreError, nearest
 from vestige.runs.manifest import Manifest, read_manifest
@@ -28,17 +28,27 @@ FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement of one checkpoint: `variant` is a protocol, or the value that replaces a neuron."""
+    """One measurement of one checkpoint.
+
+    Attributes:
+      kind: `selectivity`, ...
+      variant: a protocol, or the value that replaces a neuron.
+      split: of the images.
+      tables: names of the tables it makes.
+      protocol: of cumulative ablation.
+    """
 
     kind: str
     variant: str
     split: str
     tables: tuple[str, ...]
+    protocol: str = "corrected"
 
     @property
     def name(self) -> str:
-        """`selectivity-corrected-test`."""
-        return f"{self.kind}-{self.variant}-{self.split}"
+        """`selectivity-corrected-test`, `cumulative-zero-test`, `cumulative-zero-faithful-test`."""
+        departing = f"-{self.protocol}" if self.protocol != "corrected" else ""
+        return f"{self.kind}-{self.variant}{departing}-{self.split}"
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,7 @@ class Plan:
             for value in m.ablation.values:
                 yield _job("ablation", value, m.ablation.split, ("ablation", "ablation-by-class"))
         if m.cumulative and _wanted(m.cumulative, condition):
-            for value in m.cumulative.values:
-                yield _job("cumulative", value, m.cumulative.split)
+            yield from _cumulative_jobs(m.cumulative)
         if m.linearity and _wanted(m.linearity, condition):
             yield _job("linearity", "corrected", m.linearity.split)
 
@@ -387,6 +396,13 @@ def _schema_version(kind: str) -> int:
 
 def _wanted(measurement: MeasurementConfig, condition: str) -> bool:
     return measurement.conditions is None or condition in measurement.conditions
+
+
+def _cumulative_jobs(settings: CumulativeConfig) -> Iterator[Job]:
+    for protocol in settings.protocols:
+        for value in ("zero",) if protocol == "faithful" else settings.values:
+            job = Job("cumulative", value, settings.split, (), protocol)
+            yield replace(job, tables=(job.name,))
 
 
 def _job(kind: str, variant: str, split: str, tables: tuple[str, ...] | None = None) -> Job:

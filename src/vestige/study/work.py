@@ -20,7 +20,9 @@ from vestige.errors import StoreError
 from vestige.measurement.ablation.blocks import Blocks, blocks
 from vestige.measurement.ablation.cumulative import ablate_cumulatively
 from vestige.measurement.ablation.effect_tables import Task
+from vestige.measurement.ablation.faithful_cumulative import ablate_faithfully
 from vestige.measurement.ablation.pieces import FolderPieces, Pieces
+from vestige.measurement.ablation.redrawn import ablate_redrawn
 from vestige.measurement.ablation.single_ablation import ablate_singly
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
@@ -322,11 +324,25 @@ def _ablation(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
 def _cumulative(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
     settings = bench.plan.study.measurements.cumulative
     assert settings is not None
-    ranked, held_out, n = _halves(bench, "cumulative")
-    table = ablate_cumulatively(
-        bench.corrected, held_out, ranking=ranked, config=settings.model_copy(update={"values": (job.variant,)})
-    )
-    return [bench.conform(table, "cumulative", job, "corrected", n)]
+    chosen, split = bench.chosen("cumulative"), settings.split
+    network = bench.network("faithful" if job.protocol in ("faithful", "stored-batch-norm") else "corrected")
+    ranking, ablation = split_halves(bench.images(split).labels[chosen])
+    ranked_on, ablated_on = chosen[ranking], chosen[ablation]
+    if job.protocol == "faithful":
+        ranked_on = ablated_on = chosen
+    elif job.protocol == "same-images":
+        ranked_on = ablated_on
+    by_sums = job.protocol in ("faithful", "class-sums")
+    ranked = rank(network, bench.tiles(split, ranked_on), protocol="faithful" if by_sums else "corrected")
+    images = bench.blocks(split, ablated_on)
+    config = settings.model_copy(update={"values": (job.variant,)})
+    if job.protocol == "faithful":
+        table = ablate_faithfully(network, images, ranking=ranked, draws=settings.draws)
+    elif job.protocol == "redrawn":
+        table = ablate_redrawn(network, images, ranking=ranked, config=config)
+    else:
+        table = ablate_cumulatively(network, images, ranking=ranked, config=config)
+    return [bench.conform(table, "cumulative", job, job.protocol, len(ablated_on))]
 
 
 def _linearity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:

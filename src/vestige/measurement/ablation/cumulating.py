@@ -166,7 +166,7 @@ def _corrected(
 ) -> pl.DataFrame:
     points = list(points_of(config))
     curves = all_curves(material.network, material.ranking(), config, values)
-    wanted = digest(config.model_dump(mode="json", exclude={"values"}))
+    wanted = digest(config.model_dump(mode="json", exclude={"values", "protocols"}))
     names = [f"cumulative/{curve.value}/{curve.scope}-{wanted}-{_where(curve)}" for curve in curves]
     found = _summed(material, dict(zip(names, curves, strict=True)), [curve.sets.count for curve in curves], telling)
     return pl.concat(

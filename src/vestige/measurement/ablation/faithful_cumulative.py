@@ -12,15 +12,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from vestige.measurement.ablation.blocks import Block
+from vestige.measurement.ablation.blocks import Block, Blocks
+from vestige.measurement.ablation.material import added
 from vestige.measurement.ablation.pieces import Piece
 from vestige.measurement.ablation.sets import Sets
 from vestige.measurement.network import Network
 from vestige.measurement.ranking import Ranking
-from vestige.models.layers import Layer
-
-FINE, COARSE = 15, 40
-"""Neurons a step: up to half the width, and beyond."""
+from vestige.models.layers import Layer, stages
+from vestige.stats.released import released_area, released_sizes
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class FaithfulCurves:
     @property
     def sizes(self) -> list[int]:
         """How many neurons of every layer are ablated, at each point."""
-        return sizes_of(self.width)
+        return released_sizes(self.width)
 
     @property
     def width(self) -> int:
@@ -95,13 +94,22 @@ class FaithfulCurves:
         return rows
 
 
-def sizes_of(width: int) -> list[int]:
-    """0, 15, 30, ... below half the width, then from half the width in steps of 40, below the width."""
-    return [*range(0, width // 2, FINE), *range(width // 2, width, COARSE)]
+def ablate_faithfully(network: Network, images: Blocks, *, ranking: Ranking, draws: int) -> pl.DataFrame:
+    """The curves of every stage; arguments as in `FaithfulCurves`, returns the columns of its table.
+
+    Raises:
+      ModelError: the network has diverged, or it cannot be replayed from the middle.
+    """
+    curves = [
+        FaithfulCurves(network, scope, tuple(layer for layer in network.layers if layer.stage == scope), ranking, draws)
+        for scope in stages(network.layers)
+    ]
+    return pl.concat([curve.table(added(curve.piece(block) for block in images)) for curve in curves])
 
 
 def faithful_areas(table: pl.DataFrame) -> pl.DataFrame:
     """The released code's "area" of each curve: the sum of acc / max(curve) * 100 over its uneven points."""
     keys = ["scope", "value", "order", "draw"]
-    share = pl.col("top1") / pl.col("top1").max()
-    return table.group_by(keys, maintain_order=True).agg((share.sum() * 100).cast(pl.Float64).alias("area"))
+    curves = table.group_by(keys, maintain_order=True).agg("top1")
+    areas = [released_area(top1) for top1 in curves["top1"].to_list()]
+    return curves.select(keys).with_columns(area=pl.Series(areas, dtype=pl.Float64))
