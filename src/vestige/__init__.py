@@ -16,6 +16,7 @@ __all__ = [
     "ablate",
     "ablate_cumulatively",
     "layers",
+    "linearity",
     "measure",
 ]
 
@@ -27,6 +28,7 @@ _HOMES = {
     "ablate": "vestige.measurement.ablation.ablating",
     "ablate_cumulatively": "vestige.measurement.ablation.cumulating",
     "layers": "vestige.models.listing",
+    "linearity": "vestige.measurement.linearising",
     "measure": "vestige.measurement.measuring",
 }
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from vestige.errors import VestigeError
     from vestige.measurement.ablation.ablating import ablate
     from vestige.measurement.ablation.cumulating import ablate_cumulatively
+    from vestige.measurement.linearising import linearity
     from vestige.measurement.measuring import measure
     from vestige.measurement.metric import ClassSelectivity
     from vestige.models.listing import layers

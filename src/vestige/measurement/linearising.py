@@ -1,0 +1,288 @@
+"""`vestige.linearity`: how close anybody's classifier is to linear, which comes back exactly as it was.
+
+Shapes: N images, U neurons (units) of a layer, C classes.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+
+from vestige.data.loader import Tile
+from vestige.data.subsets import balanced_indices
+from vestige.errors import ConfigError, DataError, ModelError
+from vestige.measurement.averaging import Rows
+from vestige.measurement.inputs import Feed, batches
+from vestige.measurement.linearity import measure_linearity
+from vestige.measurement.network import Dtype, Network
+from vestige.measurement.preparing import Preparation, Prepared, check_at_least, prepare, warn_of
+from vestige.measurement.recalibrating import BatchNorm
+from vestige.measurement.watching import Unanchored, Watch, Watched
+from vestige.models.layers import Layer
+from vestige.runs.store import write_table
+
+DOING = "measuring linearity"
+MOST_IMAGES, PAIRS, CKA_IMAGES, TOP_K = 10_000, 1000, 1000, (1, 2, 3)
+MOST_CKA_IMAGES = 4000
+AFFINE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.1}
+"""An anchor whose midpoint nonlinearity is below this is affine up to rounding."""
+
+
+@dataclass(frozen=True)
+class LinearityResult:
+    """How close a classifier is to linear.
+
+    Attributes:
+      table: one row a measure, layer and what it is compared with: the columns of the schema "linearity" but for the
+        identity of the run: measure, layer, other, value, anchor. See `linearity`.
+      loss: mean cross-entropy of the images, in nats.
+      top1: share of the images whose class has the highest logit.
+      n: images measured.
+      layers: where activations were taken.
+      skipped: what is wrong with each image that was left out as unreadable.
+      notes: what must be known to read the numbers rightly, a sentence each.
+      settings: what made them, ready for JSON.
+    """
+
+    table: pl.DataFrame
+    loss: float
+    top1: float
+    n: int
+    layers: tuple[Layer, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_parquet(self, path: Path | str) -> None:
+        """Write the table, atomically, its settings, scores and notes in the file's metadata under "vestige"."""
+        about = {**self.settings, "top1": self.top1, "loss": self.loss, "n": self.n, "notes": list(self.notes)}
+        write_table(Path(path), self.table, {"vestige": json.dumps(about, sort_keys=True)})
+
+
+def linearity(
+    model: nn.Module,
+    data: Any,
+    layers: Sequence[str | Layer] | None = None,
+    *,
+    images: int = MOST_IMAGES,
+    pairs: int = PAIRS,
+    cka_images: int = CKA_IMAGES,
+    top_k: Sequence[int] = TOP_K,
+    batch_norm: BatchNorm = "recalibrate",
+    training_data: Any = None,
+    device: torch.device | str | None = None,
+    dtype: Dtype = "float32",
+    batch_size: int = 256,
+    workers: int = 0,
+    class_map: Sequence[int] | Mapping[int, int] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> LinearityResult:
+    """Measure how close a classifier is to linear, beside the same network without its ReLUs (the anchor).
+
+    The anchor has the network's weights and batch-norm statistics, every ReLU being replaced by the identity. It is
+    what a linear network of this shape would read, and what the numbers are to be read against:
+
+    | measure | definition | its ends | its anchor |
+    |---|---|---|---|
+    | midpoint | sqrt(sum ||h(mid) - avg||^2 / sum ||(h1 - h2)/2||^2) over pairs of inputs, h1 and h2 being what a \
+layer gives for them (whole maps; the logits less their mean over classes), avg the mean of h1 and h2, and mid what \
+it gives for the mean of the inputs | 0: affine; sqrt(3): outputs that are unrelated | must be 0 |
+    | gate-churn | share of a ReLU layer's gates that are open for one input of a pair and closed for the other | 0: \
+affine; beside it gate-churn-independent | 0: it has no gates |
+    | gate-churn-independent | mean of 2p(1 - p) over the gates, p being how often a gate is open | what gates that \
+open independently of everything would give: 0 to 0.5 | 0 |
+    | cka | unbiased linear CKA of whole maps, layer with input, logits and every later layer: HSIC1(K, L) / \
+sqrt(HSIC1(K, K) HSIC1(L, L)) of the Gram matrices | 1: the same up to rotation and scale; 0: unrelated, in \
+expectation | less than 1: a linear map need not keep angles |
+    | correlation-topK | of the mean of each image's K largest activations: mean |Pearson r| between layers of \
+different stages and the logits, over the images of a class, averaged over classes (the paper's measure) | 1: \
+proportional; about sqrt(2 / (pi n)) for unrelated layers, n images a class | 0.4 to 0.6 in exactly linear random \
+networks |
+    | correlation-fixedK | the same of K channels drawn once | as above | as above |
+    | correlation-csiK | the same of the K channels of highest class selectivity | as above | as above |
+
+    NaN where a measure is undefined, as for a layer that gives the same for all images. The anchor is NaN where there
+    is none: no ReLU in the network, or one that cannot be taken out; then a note says so. Where the network has other
+    nonlinearities (max-pooling, GELU, layer norms, attention) the anchor is not affine, and a note says by how much.
+
+    Args:
+      model: any classifier. A copy of it is measured; it is left as it was.
+      data: a DataLoader, any iterable of batches (inputs, labels), a map-style Dataset of such pairs, or a pair of
+        tensors; preprocessed as the model wants it. Read once; of inputs there must be averages, so they are numbers
+        of one shape.
+      layers: names, patterns ("layer3.*") or module paths; None: all that `vestige.layers` lists.
+      images: use at most so many, N: the same number of each class where the data can be read in any order and tell
+        their labels beforehand, else the first. Pooled activations of all are held (16 bytes x N x U).
+      pairs: pairs of images of midpoint and gate-churn, P: neighbours on a fixed random way through the images; at most
+        N.
+      cka_images: images of cka, a fixed random set, 4 to 4,000. max(P + 1, cka_images) inputs are held, and one matrix
+        of cka_images x cka_images float64 a layer.
+      top_k: each K of the correlations.
+      batch_norm: "recalibrate": recompute the statistics from `training_data`; "stored": as the model has them.
+      training_data: of the same kinds as `data`; 2,048 of its images are used for the statistics.
+      device: to measure on; None: where the model is.
+      dtype: that weights and inputs are given, whatever the model has. "float64" makes the anchor exact (midpoints of
+        1e-12); "bfloat16": float32 under autocast, its deviation among the notes.
+      batch_size: inputs a forward, where `data` does not come in batches.
+      workers: processes that read a Dataset.
+      class_map: the model's class index of each label of the data, where they differ.
+      progress: called with the number of inputs that went through the network or its anchor, and of all that will.
+
+    Returns:
+      See `LinearityResult`: `.table` has the columns measure, layer ("logits" for the output, "all" for a measure of
+      the whole network), other ("input", "logits" or a layer, or empty), value and anchor.
+
+    Raises:
+      ConfigError: an argument that does not make sense.
+      DataError: fewer than four images, labels outside the model's classes, inputs that have no averages.
+      ModelError: the model is no classifier, cannot take the inputs, has no such layer, or has diverged.
+
+    References:
+      Kalimeris et al. (2019), SGD on neural networks learns functions of increasing complexity; Kornblith et al.
+      (2019), Similarity of neural network representations revisited; Nguyen et al. (2021), Do wide and deep networks
+      learn the same things?; Ranadive et al. (2023), On the special role of class-selective neurons in early training.
+    """
+    _check(images, pairs, cka_images, top_k)
+    how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
+    feed = batches(data, batch_size=batch_size, workers=workers)
+    choice = _Choice(feed, images, batch_size)
+    first, tiles = _looked_into(choice)
+    ready = prepare(how, first.inputs)
+    rows = Rows.like(first.inputs, ready.network, DOING)
+    anchored, why = _anchor(ready.network)
+    watch = Watch(progress, partial(_forwards, pairs, cka_images, max(2, len(first.labels))), choice.length)
+    network = (Watched if anchored else Unanchored).of(ready.network, rows, watch)
+    table = measure_linearity(
+        network,
+        watch.tiles(_as_rows(tiles, ready, rows), lambda inputs: network.captured(inputs, [])),
+        pairs=pairs,
+        cka_images=cka_images,
+        top_k=tuple(top_k),
+    )
+    watch.end()
+    if not anchored:
+        table = table.with_columns(anchor=pl.lit(float("nan")))
+    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *_said(table, dtype))
+    warn_of(notes)
+    settings = {
+        **ready.settings,
+        "data": feed.name,
+        "n": watch.n,
+        "images": images,
+        "pairs": pairs,
+        "cka_images": cka_images,
+        "top_k": list(top_k),
+        "anchor": anchored,
+        "device": str(network.device),
+        "batch_size": batch_size,
+    }
+    skipped = tuple(feed.skipped)
+    return LinearityResult(table, watch.loss, watch.top1, watch.n, network.layers, skipped, notes, settings)
+
+
+class _Choice:
+    """Which images of some data are used.
+
+    Attributes:
+      length: how many, None where that is not known beforehand.
+      notes: what must be said of the choice.
+    """
+
+    def __init__(self, feed: Feed, most: int, batch_size: int):
+        self._feed, self._most, self._size = feed, most, batch_size
+        self._begun = False
+        self.length = None if feed.length is None else min(feed.length, most)
+        self._left_out = feed.length is not None and feed.length > most
+        self._balanced = self._left_out and feed.jumps and feed.labels is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See the class; complete when all were read."""
+        if not self._left_out:
+            return ()
+        which = "the same number of each class" if self._balanced else "the first, whatever their classes"
+        return (f"Only {self._most:,} of the images are used ({which}): `images` says how many.",)
+
+    def __iter__(self) -> Iterator[Tile]:
+        if self._balanced:
+            assert self._feed.labels is not None
+            chosen = balanced_indices(self._feed.labels, self._most)
+            yield from self._feed.at([chosen[i : i + self._size] for i in range(0, len(chosen), self._size)])
+            return
+        left = self._most
+        for tile in self._feed:
+            if not left:
+                self._left_out = True
+                return
+            yield tile._replace(valid=min(tile.valid, left))
+            self._left_out |= tile.valid > left
+            left -= min(tile.valid, left)
+
+
+def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int]) -> None:
+    check_at_least(DOING, "images", images, 4)
+    check_at_least(DOING, "pairs", pairs, 1)
+    check_at_least(DOING, "cka_images", cka_images, 4)
+    if cka_images > MOST_CKA_IMAGES:
+        found = f"cka_images is {cka_images}"
+        remedy = f"Give {MOST_CKA_IMAGES:,} or fewer: a matrix of cka_images x cka_images is held for each layer"
+        raise ConfigError(DOING, found=found, remedy=remedy)
+    for k in top_k:
+        check_at_least(DOING, "a k of top_k", k, 1)
+    if not len(top_k):
+        raise ConfigError(DOING, found="top_k is empty", remedy="Give one k at least, such as top_k=(1,)")
+
+
+def _looked_into(choice: _Choice) -> tuple[Tile, Iterator[Tile]]:
+    """The first tile, and all of them."""
+    tiles = iter(choice)
+    first = next(tiles, None)
+    if first is None:
+        raise DataError(DOING, found="there are no images", remedy="Give at least 4 images, of two classes or more")
+    return first, chain([first], tiles)
+
+
+def _as_rows(tiles: Iterator[Tile], ready: Prepared, rows: Rows) -> Iterator[Tile]:
+    for tile in tiles:
+        yield ready.relabelled(tile)._replace(inputs=rows.of(tile.inputs))
+
+
+def _forwards(pairs: int, cka_images: int, tile: int, n: int) -> int:
+    """Inputs that go through the network and its anchor, about: whole tiles of n images, ends, midpoints, for CKA."""
+    return 2 * sum(-(-k // tile) * tile for k in (n, min(pairs, n), min(pairs, n), min(cka_images, n)))
+
+
+def _anchor(network: Network) -> tuple[bool, tuple[str, ...]]:
+    """Whether there is a network without ReLUs to compare with, and why not."""
+    scripted = [path for path, part in network.graph.module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    try:
+        network.without_relus()
+    except ModelError as error:
+        return False, (f"There is no anchor, the network without its ReLUs: {error.found}.",)
+    if scripted:
+        found = f"{scripted[0]!r} is a scripted module, which may hide one"
+        return False, (f"There is no anchor, the network without its ReLUs: {found}.",)
+    if network.graph.relus:
+        return True, ()
+    return False, ("There is no anchor: the network has no ReLU, so without its ReLUs it is the same.",)
+
+
+def _said(table: pl.DataFrame, dtype: str) -> Iterator[str]:
+    """What must be said of the anchor's values."""
+    midpoints = table.filter((pl.col("measure") == "midpoint") & (pl.col("anchor") > AFFINE[dtype]))
+    midpoints = midpoints.filter(pl.col("anchor").is_finite())
+    if midpoints.is_empty():
+        return
+    worst = midpoints.sort("anchor").row(-1, named=True)
+    yield (
+        f"Without its ReLUs the network is not affine (midpoint nonlinearity up to {worst['anchor']:.2g}, at "
+        f"{worst['layer']}): it has other nonlinearities, such as max-pooling, other activation functions, layer norms "
+        "or attention. Its anchor is the network without ReLUs, and not a linear one."
+    )
