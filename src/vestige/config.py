@@ -22,13 +22,15 @@ from vestige.acting import Eta2PenaltyConfig as Eta2PenaltyConfig
 from vestige.acting import InterventionConfig as InterventionConfig
 from vestige.acting import SelectivityPenaltyConfig as SelectivityPenaltyConfig
 from vestige.acting import Window as Window
-from vestige.claiming import ClaimsConfig
+from vestige.claiming import ClaimsConfig, check_conditions
 from vestige.claiming import Roles as Roles
 from vestige.errors import ConfigError, nearest
 
 Split = Literal["train", "test"]
 Protocol = Literal["corrected", "faithful"]
 AblationValue = Literal["zero", "mean", "resample"]
+LARGEST = 2**20
+"""Bytes that a study's file may have: reading 10 MB of YAML takes seconds."""
 AblationMode = Literal["exact", "controlled", "screen"]
 CumulativeProtocol = Literal["corrected", "faithful", "class-sums", "stored-batch-norm", "same-images", "redrawn"]
 
@@ -253,6 +255,8 @@ class StudyConfig(Config):
             raise ValueError(f"seeds {list(self.seeds)} name a seed twice")
         if self.claims and (shared := set(self.claims.pilot_seeds) & set(self.seeds)):
             raise ValueError(f"seeds {sorted(shared)} are pilot seeds of the claims and may not be judged by them")
+        if self.claims:
+            check_conditions(self.claims, self.conditions)
         for name, measurement in self.measurements:
             for condition in getattr(measurement, "conditions", None) or ():
                 if condition not in self.conditions:
@@ -299,8 +303,10 @@ def load_study(path: Path, overrides: Sequence[tuple[str, Any]] = ()) -> StudyCo
       ConfigError: the file cannot be read, or a field is wrong.
     """
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise OSError(f"{size:,} bytes, and a study has a few thousand")
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"reading the study {path}",
             found=" ".join(str(error).split()),
@@ -402,9 +408,12 @@ def _explain(problem: Any) -> tuple[str, str]:
         case "missing":
             return f"field {field!r} is missing", f"Add {field!r}"
         case "value_error":
-            return f"{field + ': ' if field else ''}{problem['ctx']['error']}", ""
+            error = problem["ctx"]["error"]
+            return f"{field + ': ' if field else ''}{error}", getattr(error, "remedy", "")
         case _:
-            return f"{field} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}", ""
+            shown = repr(problem["input"])
+            shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+            return f"{field} is {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}", ""
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
