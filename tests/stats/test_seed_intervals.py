@@ -1,14 +1,13 @@
-"""Intervals against hand-computed constants, scipy.stats and statsmodels."""
+"""Intervals against hand-computed constants and scipy.stats."""
 
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from vestige.errors import VestigeError
-from vestige.stats.intervals import holm, p_above, p_below, paired_t, upper_end
+from vestige.stats.intervals import lower_end, p_above, p_below, paired_t, upper_end
 
 # Tables of t: t(0.975; 2) = 4.302653, t(0.95; 2) = 2.919986, t(0.975; 4) = 2.776445.
 HAND = [
@@ -37,6 +36,7 @@ def test_agrees_with_scipy_stats(n):
     interval = paired_t(values.tolist())
     assert (interval.low, interval.high) == pytest.approx(stats.t.interval(0.95, n - 1, mean, error), rel=1e-9)
     assert upper_end(values.tolist()) == pytest.approx(mean + stats.t.ppf(0.95, n - 1) * error, rel=1e-9)
+    assert lower_end(values.tolist(), 0.9) == pytest.approx(mean - stats.t.ppf(0.9, n - 1) * error, rel=1e-9)
     for margin in (0.0, 0.3):
         greater = stats.ttest_1samp(values, margin, alternative="greater").pvalue
         less = stats.ttest_1samp(values, margin, alternative="less").pvalue
@@ -76,29 +76,3 @@ def test_no_seed_has_no_estimate():
 def test_nan_is_refused_by_name():
     with pytest.raises(VestigeError, match="1 of 2 values are NaN or infinite"):
         paired_t([1.0, math.nan])
-
-
-HOLM = [
-    ([], []),
-    ([0.04], [0.04]),
-    ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # Holm: 4*.005, 3*.01, 2*.03, max(.06, .04)
-    ([0.5, 0.6], [1.0, 1.0]),
-    ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
-    ([0.001, 1.0, 1.0, 1.0], [0.004, 1.0, 1.0, 1.0]),
-]
-
-
-@pytest.mark.parametrize(("p", "adjusted"), HOLM)
-def test_holm_is_the_one_computed_by_hand(p, adjusted):
-    assert holm(p) == pytest.approx(adjusted)
-
-
-def test_holm_agrees_with_statsmodels():
-    p = np.random.default_rng(0).random(20) ** 3
-    assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist(), rel=1e-12)
-
-
-@pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1])
-def test_holm_refuses_what_is_no_p_value(bad):
-    with pytest.raises(VestigeError, match="Give 1 for a test that could not be made"):
-        holm([0.1, bad])

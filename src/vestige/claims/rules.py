@@ -3,9 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import stdev
-
-from scipy.special import stdtrit
 
 from vestige.claims.evidence import Sample
 from vestige.claims.terms import Clause, Direction, Verdict
@@ -13,7 +10,6 @@ from vestige.stats.intervals import Interval, p_above, p_below, paired_t, upper_
 
 LEVEL = 0.05
 FEWEST_SEEDS = 3
-MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -56,26 +52,6 @@ def clause_verdict(clause: Clause, interval: Interval, upper: float) -> Verdict:
     if high < 0 and estimate <= -d:
         return Verdict.CONTRADICTED
     return Verdict.NOT_SUPPORTED if high < d else Verdict.INCONCLUSIVE
-
-
-def seeds_to_decide(judged: Judged) -> int | None:
-    """How many seeds would decide an inconclusive clause, if their mean and spread were those of these.
-
-    Returns:
-      The least number whose interval gives another verdict; None where the clause is not inconclusive, or even
-      `MOST_SEEDS` would not.
-    """
-    values, mean = list(judged.sample.values.values()), judged.interval.estimate
-    if judged.verdict is not Verdict.INCONCLUSIVE:
-        return None
-    spread = stdev(values)
-    for n in range(len(values) + 1, MOST_SEEDS + 1):
-        error = spread / math.sqrt(n)
-        half, above = (float(stdtrit(n - 1, level)) * error for level in (1 - LEVEL / 2, 1 - LEVEL))
-        verdict = clause_verdict(judged.clause, Interval(mean, mean - half, mean + half, n), mean + above)
-        if verdict is not Verdict.INCONCLUSIVE:
-            return n
-    return None
 
 
 def claim_verdict(clauses: Sequence[Verdict], p_holm: float) -> Verdict:

@@ -2,9 +2,9 @@
 
 `{version, note, early_window, last_step, classes, seeds, claims: [{id, title, statement, sentence, verdict,
 finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low,
-high, upper, seeds, values, verdict, seeds_to_decide, p_value, sentence, note}], beside: [{id, statistic, unit,
-estimate, low, high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is one-sided,
-`values` go with `seeds`.
+high, upper, seeds, values, verdict, seeds_to_decide, detectable, p_value, sentence, note}], beside: [{id,
+statistic, unit, estimate, low, high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is
+one-sided, `values` go with `seeds`; `seeds_to_decide` and `detectable` are for a power of 80%.
 """
 
 import math
@@ -17,12 +17,14 @@ from vestige.claims.causality import CUT, causality
 from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance
 from vestige.claims.linearity import linearity
+from vestige.claims.planning import detectable, seeds_to_decide
 from vestige.claims.registry import registered
-from vestige.claims.rules import Judged, claim_verdict, judge_clause, seeds_to_decide, worst_p
+from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
 from vestige.claims.terms import Beside, Claim, Direction, Verdict
 from vestige.config import StudyConfig
-from vestige.stats.intervals import holm, paired_t
+from vestige.stats.corrections import holm
+from vestige.stats.intervals import paired_t
 
 CLAIMS_VERSION = 1
 EVIDENCE = {"C1": emergence, "C2": importance, "C3": linearity, "C4": causality}
@@ -137,6 +139,7 @@ def _clause_record(judged: Judged) -> dict[str, Any]:
         "values": list(judged.sample.values.values()),
         "verdict": judged.verdict.value,
         "seeds_to_decide": seeds_to_decide(judged),
+        "detectable": _number(detectable(judged)),
         "p_value": _number(judged.p_value),
         "sentence": clause_sentence(judged),
         "note": note(judged.sample),

@@ -1,1 +1,1 @@
-"""Intervals over seeds and effect sizes; numpy and scipy.special only (scipy.stats takes 1.3 s to import)."""
+"""Intervals, tests and power over seeds, ranks, areas; numpy and scipy.special only (scipy.stats takes 1.3 s to import)."""

@@ -1,4 +1,7 @@
-"""Paired t intervals, one-sided ends, Holm's correction: mean +- t(n - 1) SD / sqrt(n), one value a seed."""
+"""Paired t intervals, one-sided ends and p values: mean +- t(n - 1) SD / sqrt(n), one value a seed.
+
+How far they can be trusted with 3 to 10 seeds stands in docs/explanation/seed-statistics.md.
+"""
 
 import math
 from collections.abc import Sequence
@@ -40,20 +43,25 @@ def paired_t(differences: Sequence[float], level: float = 0.95) -> Interval:
     References:
       Student (1908). The probable error of a mean. Biometrika 6.
     """
-    mean, error, n = _moments(differences)
+    mean, error, n = moments(differences)
     half = stdtrit(n - 1, (1 + level) / 2) * error if n > 1 else math.nan
     return Interval(mean, float(mean - half), float(mean + half), n)
 
 
 def upper_end(differences: Sequence[float], level: float = 0.95) -> float:
     """One-sided upper confidence end of the mean: mean + t(level; n - 1) * SD / sqrt(n); NaN for n < 2."""
-    mean, error, n = _moments(differences)
+    mean, error, n = moments(differences)
     return float(mean + stdtrit(n - 1, level) * error) if n > 1 else math.nan
+
+
+def lower_end(differences: Sequence[float], level: float = 0.95) -> float:
+    """One-sided lower confidence end of the mean: mean - t(level; n - 1) * SD / sqrt(n); NaN for n < 2."""
+    return -upper_end([-x for x in differences], level)
 
 
 def p_above(differences: Sequence[float], margin: float = 0.0) -> float:
     """One-sided p value of "the mean is not above `margin`"; NaN for fewer than two seeds."""
-    mean, error, n = _moments(differences)
+    mean, error, n = moments(differences)
     if n < 2:
         return math.nan
     if error == 0:
@@ -66,30 +74,12 @@ def p_below(differences: Sequence[float], margin: float = 0.0) -> float:
     return p_above([-x for x in differences], -margin)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given: max over j <= i of min(1, (m - j + 1) p_(j)).
+def moments(values: Sequence[float]) -> tuple[float, float, int]:
+    """Mean, standard error of the mean (NaN for n < 2) and n.
 
     Raises:
-      VestigeError: a value is not in [0, 1].
-
-    References:
-      Holm (1979). A simple sequentially rejective multiple test procedure. Scand. J. Statist. 6.
+      VestigeError: a value is NaN or infinite.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise VestigeError(
-            "correcting p values by Holm's method",
-            found=f"values that are not in [0, 1]: {p[~((p >= 0) & (p <= 1))].tolist()}",
-            remedy="Give 1 for a test that could not be made",
-        )
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
-    return adjusted.tolist()
-
-
-def _moments(values: Sequence[float]) -> tuple[float, float, int]:
-    """Mean, standard error of the mean (NaN for n < 2) and n."""
     x = np.asarray(values, dtype=np.float64)
     if not np.isfinite(x).all():
         raise VestigeError(
