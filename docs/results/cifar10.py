@@ -99,7 +99,8 @@ def opened(claims: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     said = (
-        "The number of seeds with which the clause's rule would decide, if their mean and spread were those seen.\n\n"
+        "The number of seeds with which the clause's rule would decide in four studies of five, if mean and spread "
+        "were those seen.\n\n"
     )
     header = ("clause", "statistic", "estimate", "95% interval", "seeds that would decide")
     return ["## What stays open\n" + said + table(header, rows)]

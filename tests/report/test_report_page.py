@@ -351,4 +351,27 @@ def test_a_clause_says_how_many_seeds_would_decide_it(claims):
     assert shown[open_one["id"]] == "3 seeds: 0, 1, 2"
     told = {**claims["claims"][0], "clauses": [open_one | {"seeds_to_decide": 12}]}
     (card,) = cards({"claims": [told]})
-    assert card.clauses[0].seeds == "3 seeds: 0, 1, 2; 12 would decide, if alike"
+    assert card.clauses[0].seeds == "3 seeds: 0, 1, 2; 12 would decide in 4 of 5 studies, if alike"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "direction", "said"),
+    [
+        (
+            "inconclusive",
+            "at least",
+            "; with this spread they support a true value of 3.10 points or more in 4 of 5 studies",
+        ),
+        (
+            "not supported",
+            "below",
+            "; with this spread they support a true value of 3.10 points or less in 4 of 5 studies",
+        ),
+        ("supported", "at least", ""),
+    ],
+)
+def test_a_clause_that_does_not_hold_says_what_its_seeds_could_have_shown(claims, verdict, direction, said):
+    told = {"verdict": verdict, "direction": direction, "unit": "accuracy", "detectable": 0.031}
+    record = claims["claims"][0]["clauses"][0] | told | {"seeds": [0, 1, 2], "seeds_to_decide": None}
+    (card,) = cards({"claims": [claims["claims"][0] | {"clauses": [record]}]})
+    assert card.clauses[0].seeds == "3 seeds: 0, 1, 2" + said

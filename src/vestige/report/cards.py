@@ -106,7 +106,7 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
         condition=_expected(clause, unit),
         estimate=amount(estimate, unit) if estimate is not None else "",
         interval=_interval(clause, unit),
-        seeds=_seeds(clause),
+        seeds=_seeds(clause, unit),
         verdict=clause["verdict"],
         tone=tone,
         sign=sign,
@@ -115,10 +115,14 @@ def _row(clause: Mapping[str, Any]) -> ClauseRow:
     )
 
 
-def _seeds(clause: Mapping[str, Any]) -> str:
+def _seeds(clause: Mapping[str, Any], unit: str) -> str:
     seeds, enough = clause.get("seeds") or (), clause.get("seeds_to_decide")
     said = f"{count(len(seeds), 'seed')}: {', '.join(map(str, seeds))}" if seeds else ""
-    return said + (f"; {enough} would decide, if alike" if enough else "")
+    shown = clause.get("detectable") if clause["verdict"] in ("inconclusive", "not supported") else None
+    if shown is not None:
+        side = "less" if clause["direction"] == "below" else "more"
+        said += f"; with this spread they support a true value of {amount(shown, unit)} or {side} in 4 of 5 studies"
+    return said + (f"; {enough} would decide in 4 of 5 studies, if alike" if enough else "")
 
 
 def _interval(clause: Mapping[str, Any], unit: str) -> str:
