@@ -1,11 +1,13 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy.stats import rankdata, spearmanr
 
-from vestige.stats.ranks import fisher_mean, partial_spearman
+from vestige.stats.ranks import fisher_mean, partial_spearman, ranks
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,3 +42,16 @@ def test_fisher_mean():
     assert fisher_mean([0.0, 0.8]) == pytest.approx(math.tanh(math.atanh(0.8) / 2))
     assert 0.9 < fisher_mean([1.0, 0.5]) < 1
     assert math.isnan(fisher_mean([math.nan]))
+
+
+def test_ranks_are_those_of_scipy():
+    values = np.random.default_rng(0).integers(0, 20, 50).astype(float)
+    assert ranks(values).tolist() == rankdata(values).tolist()
+    assert ranks(np.array([3.0, -1.0, 3.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
+
+
+def test_stats_import_no_scipy_stats():
+    rooms = ("bootstrap", "corrections", "effects", "equivalence", "intervals", "power", "ranks")
+    imports = ", ".join(f"vestige.stats.{room}" for room in rooms)
+    code = f"import sys, {imports}; print('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -25,7 +25,8 @@ class Bounded:
     @property
     def holds(self) -> bool:
         """Whether the ends are within the margin; an end of exactly the margin is not, nor is NaN."""
-        return self.interval.high < self.margin and self.interval.low > -self.margin
+        low = self.interval.low
+        return self.interval.high < self.margin and (low > -self.margin or low == -math.inf)
 
 
 def non_inferiority(harms: Sequence[float], margin: float, level: float = 0.95) -> Bounded:
