@@ -22,7 +22,7 @@ from vestige.config import StudyConfig
 FEW_NEURONS = 32
 """Deciles of fewer neurons hold one to three of them."""
 
-_NO_WINDOW = "the early window is in epochs, and no epoch is over yet: run `vestige run`"
+NO_WINDOW = "the early window is in epochs, and no epoch is over yet: run `vestige run`"
 NO_CLASSES = "the number of classes is not known without the selectivity table: run `vestige run`"
 Statistic = Callable[[int], float | str]
 """Of a seed: a number, or why there is none."""
@@ -71,7 +71,7 @@ def name_seeds(left_out: Mapping[int, str]) -> str:
     )
 
 
-def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
+def why_absent(study: StudyConfig, kind: str, condition: str, protocol: str = PROTOCOL) -> str:
     """Why a table has no rows of a condition, and which command or field would give them."""
     if condition not in study.conditions:
         return f"the study has no condition {condition!r}: add it to conditions, or name another in claims.roles"
@@ -80,8 +80,8 @@ def why_absent(study: StudyConfig, kind: str, condition: str) -> str:
         return f"measurements.{kind} is null in the study: give it settings and {command}"
     if (chosen := getattr(config, "conditions", None)) is not None and condition not in chosen:
         return f"measurements.{kind}.conditions leaves out {condition!r}: add it and {command}"
-    if PROTOCOL not in getattr(config, "protocols", (PROTOCOL,)):
-        return f"measurements.{kind}.protocols leaves out {PROTOCOL!r}: add it and {command}"
+    if protocol not in getattr(config, "protocols", (protocol,)):
+        return f"measurements.{kind}.protocols leaves out {protocol!r}: add it and {command}"
     return f"{kind} of {condition!r} is not there yet: {command}"
 
 
@@ -105,7 +105,7 @@ def early_mean(
 
     def one(seed: int) -> float | str:
         if window is None or isinstance(among, str):
-            return _NO_WINDOW if window is None else str(among)
+            return NO_WINDOW if window is None else str(among)
         curve = curves.get(seed, {})
         steps = [step for step in curve if step < window and (among is None or step in among.get(seed, ()))]
         of = " at a judgeable checkpoint" if among is not None else ""
@@ -173,7 +173,7 @@ def emergence(material: Material) -> dict[str, Sample]:
     lack = f"at step 0 or at the last step ({last})"
 
     def sample(of: Callable[[Curve, int], float | str], curves: Curves = m, name: str = "csi_cv") -> Sample:
-        whole = {seed: curves[seed] for seed in curves if {0, last} <= set(curves[seed])}
+        whole = _whole(curves, last)
         peaks = peak_steps(whole)
         note = "t* is the seed's own peak, for want of other seeds: biased upward" if len(whole) == 1 else ""
 
@@ -192,6 +192,17 @@ def emergence(material: Material) -> dict[str, Sample]:
         "C1.eta2-fall": sample(lambda e, peak: log_ratio(e[peak], e[last]), eta2, "eta2_adj"),
         "C1.eta2-rise": sample(lambda e, peak: log_ratio(e[peak], e[0]), eta2, "eta2_adj"),
     }
+
+
+def peaks(material: Material) -> dict[int, int]:
+    """t* of every seed whose baseline has m at step 0 and at the last step; as in C1."""
+    if material.last_step is None:
+        return {}
+    return peak_steps(_whole(material.selectivity(material.claims.roles.baseline), material.last_step))
+
+
+def _whole(curves: Curves, last: int) -> Curves:
+    return {seed: curves[seed] for seed in curves if {0, last} <= set(curves[seed])}
 
 
 def quarter_step(curve: Curve, peak: int, last: int) -> int:

@@ -1,7 +1,7 @@
 """Numbers and verdicts -> plain sentences for a report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from vestige.claims.evidence import Sample, name_seeds
 from vestige.claims.rules import Judged
@@ -28,9 +28,9 @@ def fill(sentence: str, text: str) -> str:
     return text.join(sentence.rsplit("{}", 1))
 
 
-def amount(interval: Interval, unit: Unit, upper: float | None = None) -> str:
+def amount(interval: Interval, unit: Unit | str, upper: float | None = None) -> str:
     """`2.05 times (95% CI 1.60 to 2.60, 5 seeds)`, as the unit has it."""
-    shown, suffix = _FORMATS[unit]
+    shown, suffix = _FORMATS.get(unit) or ("{:.3g}".format, f" {unit}" if unit else "")
     seeds = f"{interval.n} seed{'s' if interval.n != 1 else ''}"
     if interval.n < 2:
         return f"{shown(interval.estimate)}{suffix} ({seeds})"
@@ -117,7 +117,7 @@ _LEADS = {
     Verdict.FEW_SEEDS: "Fewer than 3 seeds cannot support a claim",
     Verdict.NOT_MEASURED: "Not measured",
 }
-_FORMATS = {
+_FORMATS: dict[str, tuple[Callable[[float], str], str]] = {
     Unit.LN_RATIO: (_times, " times"),
     Unit.CSI: ("{:.3f}".format, ""),
     Unit.AREA: ("{:.3f}".format, ""),

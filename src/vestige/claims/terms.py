@@ -46,7 +46,7 @@ class Clause:
     Attributes:
       id: the claim's and its own, `C1.rise`.
       statistic: its formula, one number a seed.
-      unit: of the statistic and of `smallest_effect`.
+      unit: of the statistic and of `smallest_effect`; of a study's own clause it may be any word, or empty.
       direction: see `Direction`.
       smallest_effect: d.
       sentence: what the estimate says; `{}` is replaced by the estimate with its interval.
@@ -54,7 +54,7 @@ class Clause:
 
     id: str
     statistic: str
-    unit: Unit
+    unit: Unit | str
     smallest_effect: float
     sentence: str
     direction: Direction = Direction.AT_LEAST
@@ -97,11 +97,12 @@ class Claim:
     """A conjunction of clauses.
 
     Attributes:
-      id: `C1` to `C4`.
+      id: `C1` to `C4`, or the study's own.
       title: one word or two.
       statement: the claim, in one sentence without its full stop.
       clauses: all of them must hold.
       beside: further numbers.
+      own: whether it is the study's own; the registered ones and these are corrected for apart.
     """
 
     id: str
@@ -109,3 +110,4 @@ class Claim:
     statement: str
     clauses: tuple[Clause, ...]
     beside: tuple[Beside, ...]
+    own: bool = False

@@ -1,6 +1,6 @@
-"""Tables -> `claims.json`: each registered claim with its clauses, numbers, verdicts and sentences.
+"""Tables -> `claims.json`: each claim with its clauses, numbers, verdicts and sentences.
 
-`{version, note, early_window, last_step, classes, seeds, claims: [{id, title, statement, sentence, verdict,
+`{version, note, early_window, last_step, classes, seeds, claims: [{id, own, title, statement, sentence, verdict,
 finding, p_value, p_holm, note, clauses: [{id, statistic, unit, direction, smallest_effect, estimate, low,
 high, upper, seeds, values, verdict, seeds_to_decide, detectable, p_value, sentence, note}], beside: [{id,
 statistic, unit, estimate, low, high, seeds, values, verdict, sentence, note}]}]}`: intervals are 95%, `upper` is
@@ -8,7 +8,7 @@ one-sided, `values` go with `seeds`; `seeds_to_decide` and `detectable` are for 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,6 +17,7 @@ from vestige.claims.causality import CUT, causality
 from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance
 from vestige.claims.linearity import linearity
+from vestige.claims.own import own_claim, own_evidence
 from vestige.claims.planning import detectable, seeds_to_decide
 from vestige.claims.registry import registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
@@ -48,10 +49,8 @@ def judge_study(
     if study.claims is None:
         return {"version": CLAIMS_VERSION, "note": "the study registers no claims", "claims": []}
     material = Material.of(study, tables, classes)
-    claims = registered(study)
-    samples = {claim.id: EVIDENCE[claim.id](material) for claim in claims}
-    judged = [[judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims]
-    adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
+    samples = {claim.id: EVIDENCE[claim.id](material) for claim in registered(study)}
+    samples |= {claim.id: own_evidence(claim, material, tables) for claim in study.claims.own}
     return {
         "version": CLAIMS_VERSION,
         "note": _warnings(material),
@@ -60,10 +59,18 @@ def judge_study(
         "classes": material.classes,
         "seeds": list(study.seeds),
         "claims": [
-            _claim_record(claim, clauses, samples[claim.id], p_holm)
-            for claim, clauses, p_holm in zip(claims, judged, adjusted, strict=True)
+            *_family(registered(study), samples),
+            *_family([own_claim(claim) for claim in study.claims.own], samples),
         ],
     }
+
+
+def _family(claims: Sequence[Claim], samples: Mapping[str, Mapping[str, Sample]]) -> Iterator[dict[str, Any]]:
+    """Claims corrected for together: the registered ones, and the study's own, neither of which weakens the other."""
+    judged = [[judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims]
+    adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
+    for claim, clauses, p_holm in zip(claims, judged, adjusted, strict=True):
+        yield _claim_record(claim, clauses, samples[claim.id], p_holm)
 
 
 def _claim_record(
@@ -78,6 +85,7 @@ def _claim_record(
     sentences = {clause["id"]: clause["sentence"] for clause in clauses}
     return {
         "id": claim.id,
+        "own": claim.own,
         "title": claim.title,
         "statement": claim.statement,
         "sentence": claim_sentence(claim, verdict, found, sentences, verdicts, why),
@@ -128,7 +136,7 @@ def _clause_record(judged: Judged) -> dict[str, Any]:
     return {
         "id": clause.id,
         "statistic": clause.statistic,
-        "unit": clause.unit.value,
+        "unit": str(clause.unit),
         "direction": clause.direction.value,
         "smallest_effect": clause.smallest_effect,
         "estimate": _number(interval.estimate),

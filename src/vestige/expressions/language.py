@@ -21,6 +21,8 @@ AGGREGATES = ("mean", "median", "quantile", "share", "count", "min", "max", "are
 MOMENTS = ("first", "last", "final", "early", "peak")
 RANGES = ("steps", "epochs")
 ANY = "any"
+GLOBS = ("layer", "stage", "scope", "other")
+"""Selectors that take patterns, `layer3.*`."""
 
 
 @dataclass(frozen=True)
