@@ -11,6 +11,7 @@ from torch import Tensor
 
 _VALUES_AT_ONCE = 2**18  # in float64 a whole tile of feature maps can be gigabytes
 _GRAM_VALUES_AT_ONCE = 2**22  # fewer would be slower: each chunk goes through the whole Gram matrix
+_GRAM_BANDS = 4  # of rows: of each, what lies left of the diagonal is known by symmetry
 
 
 def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
@@ -67,12 +68,13 @@ def gram(features_ND: Tensor) -> Tensor:
     """Inner products of images, less the mean image, in float64: gram_NN, to be added up over features."""
     n, width = features_ND.shape
     gram_NN = torch.zeros(n, n, dtype=torch.float64, device=features_ND.device)
-    columns = max(1, _GRAM_VALUES_AT_ONCE // n)
+    columns, rows = max(1, _GRAM_VALUES_AT_ONCE // n), -(-n // _GRAM_BANDS)
     for start in range(0, width, columns):
         some = features_ND[:, start : start + columns].double()
         some = some - some.mean(0)  # changes no CKA but for the rounding
-        gram_NN.addmm_(some, some.T)
-    return gram_NN
+        for top in range(0, n, rows):
+            gram_NN[top : top + rows, top:].addmm_(some[top : top + rows], some[top:].T)
+    return gram_NN.triu_() + gram_NN.triu(1).T
 
 
 def u_centred(gram_NN: Tensor) -> Tensor:
@@ -93,10 +95,18 @@ def u_centred(gram_NN: Tensor) -> Tensor:
     return gram_NN.fill_diagonal_(0)
 
 
-def cka_of_grams(first_NN: Tensor, second_NN: Tensor) -> Tensor:
-    """Linear CKA of two U-centred Gram matrices: their cosine; NaN where a layer gives all images the same."""
-    products = (first_NN * second_NN).sum(), first_NN.square().sum() * second_NN.square().sum()
-    return products[0] / products[1].sqrt()
+def hsic(first_NN: Tensor, second_NN: Tensor) -> Tensor:
+    """HSIC1 of two U-centred Gram matrices."""
+    n = len(first_NN)
+    return first_NN.flatten() @ second_NN.flatten() / (n * (n - 3))
+
+
+def cka_of_hsics(both: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Linear CKA of HSIC1(K, L), HSIC1(K, K), HSIC1(L, L); NaN where a layer gives all images the same.
+
+    Of more images than fit in one Gram matrix each of the three is the mean over batches of them.
+    """
+    return both / (first * second).sqrt()
 
 
 def linear_cka(first_ND: Tensor, second_NE: Tensor) -> Tensor:
@@ -117,7 +127,8 @@ def linear_cka(first_ND: Tensor, second_NE: Tensor) -> Tensor:
       Kornblith et al. (2019), Similarity of neural network representations revisited;
       Nguyen et al. (2021), Do wide and deep networks learn the same things?
     """
-    return cka_of_grams(u_centred(gram(first_ND)), u_centred(gram(second_NE)))
+    first_NN, second_NN = u_centred(gram(first_ND)), u_centred(gram(second_NE))
+    return cka_of_hsics(hsic(first_NN, second_NN), hsic(first_NN, first_NN), hsic(second_NN, second_NN))
 
 
 def largest_mean(activations_NU: Tensor, k: int) -> Tensor:

@@ -1,0 +1,96 @@
+"""Ridge regression from inner products of images: 1 - SSE / SST of targets on images held out.
+
+argmin_{w, b} ||Y - X w - b||^2 + penalty ||w||^2 needs X X' alone, so the number of features, D, does not matter.
+Shapes: N images, half of them T to train on; C targets; P penalties; F images of a fold.
+"""
+
+import torch
+from torch import Tensor
+
+FOLDS = 5
+EXPONENTS = tuple(range(4, -10, -1))
+"""Penalties are these powers of ten times the mean variance of an image's features: tr(X X') / T, X centred."""
+
+
+def held_out_r2(gram_NN: Tensor, targets_NC: Tensor) -> Tensor:
+    """How well a ridge regression on the first half of some images predicts the second.
+
+    The penalty, one for all targets, is that of `EXPONENTS` with the smallest squared error summed over five folds of
+    the first half (consecutive images, so give them in random order), the largest among equals.
+
+    Args:
+      gram_NN: inner products of the images' features, float64, of features less any one vector: the intercept
+        makes up for that.
+      targets_NC: float64.
+
+    Returns:
+      1 - SSE / SST, each summed over images and targets, SST about the means of the second half: 1 where the targets
+      are an affine function of features that the first half spans, 0 where nothing is predicted, less if it is
+      worse. NaN with fewer than 10 images, where the targets do not vary, or where anything is not finite.
+    """
+    train = len(gram_NN) // 2
+    rest_RC = targets_NC[train:] - targets_NC[train:].mean(0)
+    total = rest_RC.square().sum()
+    rounding = (8 * torch.finfo(targets_NC.dtype).eps) ** 2 * targets_NC[train:].square().sum()
+    if train < FOLDS or not (gram_NN.isfinite().all() and targets_NC.isfinite().all() and total > rounding):
+        return targets_NC.new_tensor(torch.nan)
+    dual_TC, intercept_C = fit_ridge(gram_NN[:train, :train], targets_NC[:train])
+    predicted_RC = gram_NN[train:, :train] @ dual_TC + intercept_C
+    return 1 - (targets_NC[train:] - predicted_RC).square().sum() / total
+
+
+def fit_ridge(gram_TT: Tensor, targets_TC: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge regression with the penalty that five-fold cross-validation chooses.
+
+    Args:
+      gram_TT: inner products of T >= 5 images, float64.
+      targets_TC: float64.
+
+    Returns:
+      dual_TC and intercept_C: the prediction for an image is its inner products with the T images times the first, plus
+      the second.
+    """
+    variances_K, directions_TK = _principal(gram_TT)
+    scale = variances_K.sum() / len(gram_TT)
+    penalties_P = 10.0 ** torch.tensor(EXPONENTS, dtype=torch.float64, device=gram_TT.device)
+    penalties_P = penalties_P * torch.where(scale > 0, scale, 1.0)
+    weights_PK = 1 / (variances_K + penalties_P[:, None])
+    along_KC = directions_TK.T @ targets_TC
+    best = _fold_errors(directions_TK, weights_PK, along_KC).argmin()
+    dual_TC = directions_TK @ (weights_PK[best, :, None] * along_KC)
+    return dual_TC, (targets_TC - gram_TT @ dual_TC).mean(0)
+
+
+def _principal(gram_TT: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the Gram matrix, centred, but for the direction in which all images are equal.
+
+    That one is of the intercept, which has no penalty: it must not mix with others that do not vary.
+    """
+    n = len(gram_TT)
+    mirror_T = gram_TT.new_full((n,), n**-0.5)
+    mirror_T[0] -= 1
+    across_T = mirror_T * (2 / mirror_T.square().sum()).sqrt()
+
+    def reflected(matrix: Tensor) -> Tensor:
+        """By the reflection that takes the first axis to the direction in which all are equal."""
+        return matrix - torch.outer(across_T, across_T @ matrix)
+
+    variances_K, directions_KK = torch.linalg.eigh(reflected(reflected(gram_TT).T)[1:, 1:])
+    return variances_K.clamp_min(0), reflected(torch.nn.functional.pad(directions_KK, (0, 0, 1, 0)))
+
+
+def _fold_errors(directions_TK: Tensor, weights_PK: Tensor, along_KC: Tensor) -> Tensor:
+    """Squared errors, summed over images and targets, of each fold predicted from the others, (P,).
+
+    With G = sum_k weight_k v_k v_k', leaving out the images f changes their errors to G_ff^-1 (G Y)_f: no fold is
+    fitted anew.
+
+    References:
+      Cawley & Talbot (2003), Efficient leave-one-out cross-validation of kernel Fisher discriminant classifiers.
+    """
+    errors_P = torch.zeros(len(weights_PK), dtype=torch.float64, device=weights_PK.device)
+    for part_FK in directions_TK.tensor_split(FOLDS):
+        weighted_PFK = part_FK * weights_PK[:, None]
+        left_out_PFC = torch.linalg.solve(weighted_PFK @ part_FK.T, weighted_PFK @ along_KC)
+        errors_P += left_out_PFC.square().sum((1, 2))
+    return errors_P

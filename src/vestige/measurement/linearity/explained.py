@@ -1,0 +1,123 @@
+"""How much of what the network predicts a linear model of its inputs explains: 1 - I(F;Y|L) / I(F;Y).
+
+Shapes: N images, C classes.
+"""
+
+from collections.abc import Callable, Iterable
+from math import nan
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from vestige.data.loader import Tile
+from vestige.errors import DataError
+from vestige.formulas.kalimeris import explained_by_linear
+from vestige.measurement.linearity.rows import LOGITS, Row
+from vestige.measurement.network import Network, check_finite, check_labels
+
+DOING = "measuring linearity"
+LinearLabels = Tensor | Callable[[Tensor], Tensor]
+"""What a linear model predicts for the images of the tiles, int64 (N,), or a function that gives it for inputs."""
+
+
+def measure_explained(network: Network, tiles: Iterable[Tile], linear_labels: LinearLabels) -> pl.DataFrame:
+    """The measure `kalimeris` alone, in one pass that takes nothing but logits: for more images than the others take.
+
+    Args:
+      network: with the batch-norm statistics to measure with.
+      tiles: the images, gone through once.
+      linear_labels: see `LinearLabels`.
+
+    Returns:
+      The rows of `explained_rows`, and their columns as in `measure_linearity`.
+
+    Raises:
+      DataError: labels, of images or predicted, outside the model's classes, or another number of them.
+      ModelError: the network has diverged.
+    """
+    networks = network, network.without_relus()
+    logits: list[list[Tensor]] = [[] for _ in networks]
+    labels, linear = [torch.empty(0, dtype=torch.int64)], LinearPredictions(linear_labels, network.classes)
+    predicted = []
+    for tile in tiles:
+        labels.append(tile.labels[: tile.valid].cpu())
+        predicted.append(linear.of(tile))
+        for net, found in zip(networks, logits, strict=True):
+            found.append(net.captured(tile.inputs, [])[0][: tile.valid].double().cpu())
+    linear.end()
+    check_labels(labels_N := torch.cat(labels), network.classes, doing=DOING)
+    sides = [torch.cat(found) for found in logits]
+    check_finite(sides[0], "its output", doing=DOING)
+    value, anchor = (explained_rows(logits_NC, labels_N, torch.cat(predicted)) for logits_NC in sides)
+    return as_table(value, anchor)
+
+
+def explained_rows(logits_NC: Tensor, labels_N: Tensor, linear_N: Tensor) -> dict[Row, float]:
+    """All of "logits": `kalimeris`, the share, and how it came about.
+
+    `kalimeris-information`: I(F;Y); `kalimeris-unexplained`: I(F;Y|L), both in bits; `kalimeris-groups`: so many groups
+    of classes they tell apart, fewer than there are classes where images are few; `kalimeris-linear-top1`: the linear
+    model's accuracy.
+    """
+    found = explained_by_linear(logits_NC.argmax(1), labels_N, linear_N, logits_NC.shape[1])
+    known = bool(logits_NC.isfinite().all())
+    values = {
+        "kalimeris": found.share if known else nan,
+        "kalimeris-information": found.information if known else nan,
+        "kalimeris-unexplained": found.unexplained if known else nan,
+        "kalimeris-groups": float(found.groups),
+        "kalimeris-linear-top1": (linear_N == labels_N).double().mean().item(),
+    }
+    return {(measure, LOGITS, ""): value for measure, value in values.items()}
+
+
+def as_table(value: dict[Row, float], anchor: dict[Row, float]) -> pl.DataFrame:
+    """Rows with the network's value and the anchor's, 0 where the anchor has no such row (it has no gates)."""
+    rows = [(*row, value[row], anchor.get(row, 0.0)) for row in value]
+    return pl.DataFrame(rows, schema=["measure", "layer", "other", "value", "anchor"], orient="row")
+
+
+class LinearPredictions:
+    """A linear model's predictions, tile by tile.
+
+    Args:
+      given: see `LinearLabels`.
+      classes: C.
+    """
+
+    def __init__(self, given: LinearLabels, classes: int):
+        self._given, self._classes, self._seen = given, classes, 0
+
+    def of(self, tile: Tile) -> Tensor:
+        """Of the images of the next tile that count.
+
+        Raises:
+          DataError: they are no classes of the model, or there are too few of them.
+        """
+        if isinstance(self._given, Tensor):
+            linear_T = self._given[self._seen : self._seen + tile.valid].cpu()
+        else:
+            linear_T = self._given(tile.inputs[: tile.valid]).cpu()
+        self._seen += tile.valid
+        if len(linear_T) != tile.valid:
+            self._refuse(f"more than {len(self._given)}" if isinstance(self._given, Tensor) else "another number of")
+        check_labels(linear_T, self._classes, doing=f"{DOING}: reading linear_labels")
+        return linear_T
+
+    def end(self) -> None:
+        """There are no more tiles.
+
+        Raises:
+          DataError: there are predictions left.
+        """
+        if isinstance(self._given, Tensor) and self._seen != len(self._given):
+            self._refuse(f"{self._seen}")
+
+    def _refuse(self, images: str) -> None:
+        given = len(self._given) if isinstance(self._given, Tensor) else "other"
+        raise DataError(
+            DOING,
+            found=f"linear_labels has {given} predictions for {images} images",
+            remedy="Give one prediction for every image, in the order of the images",
+        )
