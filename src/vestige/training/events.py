@@ -1,4 +1,4 @@
-"""The training loop, drawn once, and the events at which interventions hook into it.
+"""The training loop, drawn once, and the events at which interventions hook into it::
 
     RUN_START
     for step in range(start, total):
