@@ -181,7 +181,12 @@ class LinearityConfig(MeasurementConfig):
 
     pairs: PositiveInt = 1000
     """Fixed pairs of inputs of the midpoint nonlinearity."""
-    cka_images: Annotated[int, Field(ge=4, le=4000)] = 1000
+    cka_images: Annotated[int, Field(ge=4)] = 1000
+    """Of CKA and ridge regression: a fixed random set. CKA of more than 4,000 is averaged over batches (Nguyen et al.
+    2021), and ridge regression takes the first of them."""
+    kalimeris_images: PositiveInt | None = None
+    """Of the comparison with a linear model of the pixels, which needs many (5 C^3 for C classes, else classes are put
+    into groups) and of each only its logits: so many, the same number of each class; all of the split where None."""
     top_k: tuple[PositiveInt, ...] = (1, 2, 3)
     """Largest activations averaged in the paper's cross-layer correlation."""
     conditions: tuple[str, ...] | None = ("baseline",)

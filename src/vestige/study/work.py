@@ -27,6 +27,8 @@ from vestige.measurement.ablation.single_ablation import ablate_singly
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
+from vestige.measurement.linearity.explained import measure_explained
+from vestige.measurement.linearity.pixels import PixelModel, fit_pixels, images_to_fit
 from vestige.measurement.network import Network
 from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, flag, measure_selectivity
@@ -198,6 +200,11 @@ class _Bench:
             for tile in tiles(self.images(split), indices, study.data, study.measurements.tile)
         ]
 
+    def streamed(self, split: Split, indices: np.ndarray) -> Iterator[Tile]:
+        """The same tiles, each read when it is asked for, not on the device."""
+        study = self.plan.study
+        return tiles(self.images(split), indices, study.data, study.measurements.tile)
+
     def blocks(self, split: Split, indices: np.ndarray) -> Blocks:
         """The same tiles, read where they are needed."""
         study = self.plan.study
@@ -348,15 +355,24 @@ def _cumulative(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
 def _linearity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
     settings = bench.plan.study.measurements.linearity
     assert settings is not None
-    chosen = bench.chosen("linearity")
+    chosen, split, study = bench.chosen("linearity"), settings.split, bench.plan.study
+    many = balanced_indices(bench.images(split).labels, settings.kalimeris_images)
+    linear = _pixel_model(study.data.model_dump_json(), study.measurements.tile).predict
+    together = np.array_equal(chosen, many)
     table = measure_linearity(
         bench.corrected,
-        bench.tiles(settings.split, chosen),
+        bench.streamed(split, chosen),
         pairs=settings.pairs,
         cka_images=settings.cka_images,
         top_k=settings.top_k,
+        linear_labels=linear if together else None,
+        place=Place(1.0, free_memory() / 8),
     )
-    return [bench.conform(table, "linearity", job, "corrected", len(chosen))]
+    frames = [bench.conform(table, "linearity", job, "corrected", len(chosen))]
+    if not together:
+        table = measure_explained(bench.corrected, bench.streamed(split, many), linear)
+        frames.append(bench.conform(table, "linearity", job, "corrected", len(many)))
+    return [pl.concat(frames)]
 
 
 MEASURES: dict[str, Callable[[_Bench, Job], Sequence[pl.DataFrame]]] = {
@@ -376,3 +392,11 @@ def _open(split: Split, settings: str) -> ImageSet:
 @lru_cache(maxsize=2)
 def _recalibration(settings: str, n: int, tile: int) -> list[Tensor]:
     return recalibration_batches(_open("train", settings), n, DataConfig.model_validate_json(settings), tile)
+
+
+@lru_cache(maxsize=2)
+def _pixel_model(settings: str, tile: int) -> PixelModel:
+    """The linear model that networks are compared with: one for a study, being a function of its data alone."""
+    images, data = _open("train", settings), DataConfig.model_validate_json(settings)
+    chosen = balanced_indices(images.labels, images_to_fit(images.shape))
+    return fit_pixels(tiles(images, chosen, data, tile))
