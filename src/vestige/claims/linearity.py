@@ -32,7 +32,7 @@ def linearity(material: Material) -> dict[str, Sample]:
     if rows.is_empty() or last is None:
         return all_missing((*middles, *shares), why_absent(material.study, "linearity", baseline))
     midpoint, kalimeris = linearity_curves(rows, "midpoint"), linearity_curves(rows, KALIMERIS)
-    among, note = _judgeable_steps(material)
+    among, note = judgeable_steps(material)
     samples = (
         _midpoints(material, midpoint, last, among, note) if midpoint else all_missing(middles, _no_measure("midpoint"))
     )
@@ -45,7 +45,7 @@ def linearity(material: Material) -> dict[str, Sample]:
     return samples
 
 
-def _judgeable_steps(material: Material) -> tuple[Mapping[int, set[int]] | str, str]:
+def judgeable_steps(material: Material) -> tuple[Mapping[int, set[int]] | str, str]:
     """Steps of each seed at which C2 judges the baseline, or why they are not known; and a note on them.
 
     By the accuracy of the intact network in cumulative ablation: the network that linearity is measured on.

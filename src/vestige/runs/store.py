@@ -68,6 +68,11 @@ class StudyFolder:
         return self.path / "claims.json"
 
     @property
+    def departures(self) -> Path:
+        """What the released code would have made of them, a row a departure and clause."""
+        return self.path / "departures.parquet"
+
+    @property
     def report(self) -> Path:
         """The folder of the report: `index.html` and `figures/`."""
         return self.path / "report"

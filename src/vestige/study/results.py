@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from vestige import __version__
+from vestige.claims.departures import departures_table, judge_departures
 from vestige.claims.verdicts import judge_study
 from vestige.runs.manifest import Artifact, Manifest, read_manifest
 from vestige.runs.store import (
@@ -17,6 +18,7 @@ from vestige.runs.store import (
     value_hash,
     wait_lock,
     write_json,
+    write_table,
 )
 from vestige.runs.tables import empty
 from vestige.study.plan import Plan, Unit
@@ -25,14 +27,20 @@ KINDS = ("selectivity", "ablation", "cumulative", "linearity")
 
 
 def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
-    """Judge the study's claims from its tables into `claims.json`; the verdicts as they stand where nothing changed."""
+    """Judge the study's claims from its tables into `claims.json`; the verdicts as they stand where nothing changed.
+
+    What each departure of the released code would make of them stands there too, and in `departures.parquet`.
+    """
     with wait_lock(folder.lock("claims")):
         key = _key(plan, folder, "claims")
         if folder.claims.exists():
             stored = read_json(folder.claims)
-            if stored.get("key") == key:
+            if stored.get("key") == key and folder.departures.exists():
                 return stored
-        verdicts = {"key": key, **judge_study(plan.study, gather(plan, folder), classes=len(plan.facts.class_names))}
+        tables, classes = gather(plan, folder), len(plan.facts.class_names)
+        verdicts = {"key": key, **judge_study(plan.study, tables, classes=classes)}
+        verdicts["departures"] = judge_departures(plan.study, tables, verdicts, classes=classes)
+        write_table(folder.departures, departures_table(verdicts["departures"]))
         write_json(folder.claims, verdicts)
         return verdicts
 
