@@ -11,9 +11,7 @@ from vestige.claiming import OwnClaimConfig
 from vestige.claims.choosing import chosen_rows, chosen_steps
 from vestige.claims.curves import Material
 from vestige.claims.evidence import NO_CLASSES, Sample, Statistic, collect
-from vestige.claims.terms import Claim, Clause, Direction
 from vestige.expressions.language import Aggregate, Call, Expression, Number, calculate, show_call
-from vestige.expressions.reading import canonical
 from vestige.stats.effects import normalised_area
 
 _OPERATORS: Mapping[str, Callable[[pl.Expr, float], pl.Expr]] = {
@@ -24,28 +22,6 @@ _OPERATORS: Mapping[str, Callable[[pl.Expr, float], pl.Expr]] = {
     "==": pl.Expr.eq,
     "!=": pl.Expr.ne,
 }
-
-
-def own_claim(config: OwnClaimConfig) -> Claim:
-    """A claim of the study's own in the form that the registered ones have."""
-    return Claim(
-        id=config.id,
-        title=config.title or config.id,
-        statement=config.statement.rstrip("."),
-        clauses=tuple(
-            Clause(
-                id=f"{config.id}.{name}",
-                statistic=canonical(clause.statistic),
-                unit=clause.unit or "",
-                direction=Direction(clause.direction),
-                smallest_effect=clause.smallest_effect,
-                sentence=clause.sentence or f"{canonical(clause.statistic)} is {{}}",
-            )
-            for name, clause in config.named()
-        ),
-        beside=(),
-        own=True,
-    )
 
 
 def own_evidence(config: OwnClaimConfig, material: Material, tables: Mapping[str, pl.DataFrame]) -> dict[str, Sample]:

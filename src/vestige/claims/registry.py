@@ -1,10 +1,15 @@
-"""The four claims as registered: for every clause its statistic, direction and smallest effect, as data."""
+"""What a study claims, with the statistic, direction and smallest effect of every clause: C1 to C4, and its own."""
 
 import math
 from collections.abc import Iterator, Sequence
 
+from vestige.claiming import OwnClaimConfig
 from vestige.claims.terms import Beside, Claim, Clause, Direction, Unit
 from vestige.config import ClaimsConfig, Roles, StudyConfig
+from vestige.expressions.reading import canonical
+
+DEFINITIONS_VERSION = 1
+"""Raised when a registered statistic, or a rule that makes a verdict of it, is defined otherwise."""
 
 
 def registered(study: StudyConfig) -> tuple[Claim, ...]:
@@ -20,6 +25,28 @@ def registered(study: StudyConfig) -> tuple[Claim, ...]:
     others = [name for name in study.conditions if name != claims.roles.baseline]
     every = (_emergence(), _importance(), _linearity(), _causality(claims, others))
     return tuple(claim for claim in every if claim.id in claims.judge)
+
+
+def own_claim(config: OwnClaimConfig) -> Claim:
+    """A claim of the study's own in the form that the registered ones have."""
+    return Claim(
+        id=config.id,
+        title=config.title or config.id,
+        statement=config.statement.rstrip("."),
+        clauses=tuple(
+            Clause(
+                id=f"{config.id}.{name}",
+                statistic=canonical(clause.statistic),
+                unit=clause.unit or "",
+                direction=Direction(clause.direction),
+                smallest_effect=clause.smallest_effect,
+                sentence=clause.sentence or f"{canonical(clause.statistic)} is {{}}",
+            )
+            for name, clause in config.named()
+        ),
+        beside=(),
+        own=True,
+    )
 
 
 def _emergence() -> Claim:

@@ -17,9 +17,9 @@ from vestige.claims.causality import CUT, causality
 from vestige.claims.curves import Material
 from vestige.claims.evidence import Sample, emergence, importance
 from vestige.claims.linearity import linearity
-from vestige.claims.own import own_claim, own_evidence
+from vestige.claims.own import own_evidence
 from vestige.claims.planning import detectable, seeds_to_decide
-from vestige.claims.registry import registered
+from vestige.claims.registry import own_claim, registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
 from vestige.claims.terms import Beside, Claim, Direction, Verdict

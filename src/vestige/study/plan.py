@@ -17,6 +17,7 @@ from vestige.errors import ConfigError, StoreError, nearest
 from vestige.runs.manifest import Manifest, read_manifest
 from vestige.runs.store import RunFolder, StudyFolder, value_hash
 from vestige.study.asking import check_asked, without_paths
+from vestige.study.claimed import check_claimed
 from vestige.study.facts import Facts
 from vestige.training.schedule import acting_steps, checkpoint_steps, steps_in_epoch
 
@@ -356,6 +357,7 @@ def make_plan(study: StudyConfig, facts: Facts, only: Sequence[str] = ()) -> Pla
         check_asked(plan, name)
     _check_halves(study, facts)
     _check_windows_are_seen(plan)
+    check_claimed(plan)
     return plan
 
 
