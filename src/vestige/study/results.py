@@ -22,6 +22,8 @@ from vestige.runs.store import (
 )
 from vestige.runs.tables import empty
 from vestige.study.plan import Plan, Unit
+from vestige.study.portraits import find_portraits
+from vestige.study.registering import add_registration, read_registration
 
 KINDS = ("selectivity", "ablation", "cumulative", "linearity")
 
@@ -40,6 +42,7 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
         tables, classes = gather(plan, folder), len(plan.facts.class_names)
         verdicts = {"key": key, **judge_study(plan.study, tables, classes=classes)}
         verdicts["departures"] = judge_departures(plan.study, tables, verdicts, classes=classes)
+        verdicts = add_registration(verdicts, read_registration(folder))
         write_table(folder.departures, departures_table(verdicts["departures"]))
         write_json(folder.claims, verdicts)
         return verdicts
@@ -54,7 +57,8 @@ def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None, 
             return False
         from vestige.report.page import write_report
 
-        write_report(folder, plan.study, gather(plan, folder), claims, _manifests(plan, folder))
+        manifests = _manifests(plan, folder)
+        write_report(folder, plan.study, gather(plan, folder), claims, manifests, find_portraits(plan, folder, manifests))
         found = sorted(folder.report.rglob("*"))
         files = [p for p in found if p.is_file() and p != record and not p.name.startswith(".")]
         made = {p.relative_to(folder.report).as_posix(): Artifact.of(p, key, 0.0).sha256 for p in files}
@@ -73,6 +77,8 @@ def gather(plan: Plan, folder: StudyFolder) -> dict[str, pl.DataFrame]:
         if run.history.exists():
             parts["history"].append(_read([run.history]))
         for job in plan.jobs(condition):
+            if job.kind not in KINDS:
+                continue
             paths = [
                 run.table(job.tables[0], step)
                 for step, (_, weights) in manifest.checkpoints.items()
@@ -110,6 +116,7 @@ def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
             what,
             __version__,
             study,
+            read_registration(folder),
             [
                 [
                     *name,

@@ -18,6 +18,7 @@ from vestige.runs.store import StudyFolder, joining, write_text
 from vestige.study import cost
 from vestige.study.facts import check_runnable, check_shareable, find_facts, read_facts, write_facts
 from vestige.study.plan import Plan, Unit, make_plan
+from vestige.study.registering import register
 
 if TYPE_CHECKING:
     from vestige.study.together import Followers
@@ -148,6 +149,7 @@ class Study:
                 check_shareable(self.config, plan.facts, processes)
             check_runnable(self.config, plan.facts)
         sweep(self.folder)
+        register(plan, self.folder)
         write_text(self.folder.study_yaml, dump_study(self.config))
         write_facts(plan.facts, self.folder)
 
