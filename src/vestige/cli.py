@@ -19,7 +19,7 @@ from rich.table import Table
 
 from vestige.errors import ConfigError, VestigeError, nearest
 from vestige.foreign import commands
-from vestige.foreign.request import AblateOptions, MeasureOptions
+from vestige.foreign.request import AblateOptions, LinearityOptions, MeasureOptions
 
 if TYPE_CHECKING:
     from vestige.foreign.turns import Outcome
@@ -83,6 +83,18 @@ class Ablate(AblateOptions):
 
 
 @dataclass(frozen=True)
+class Linearity(LinearityOptions):
+    """Measure how close to linear any classifier is, beside the same classifier without its ReLUs."""
+
+    out: Path | None = None
+    """Folder to work in; by default ./linearity/NAME."""
+    verify: bool = False
+    """Hash every file again, rather than trust its size."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
 class Claims(_OnStudy):
     """Judge the claims from the tables that are there."""
 
@@ -116,10 +128,10 @@ class Studies:
     """Show the traceback of an error."""
 
 
-COMMANDS = (Run, Train, Measure, Ablate, Claims, Report, Status, Studies)
+COMMANDS = (Run, Train, Measure, Ablate, Linearity, Claims, Report, Status, Studies)
 DESCRIPTION = """A laboratory for single neurons through training: train with dense checkpoints, measure every neuron,
-ablate every single one, and say with honest statistics what holds. Any field of a study is an option:
---recipe.epochs 10 --seeds 0 1."""
+ablate every single one, measure linearity, and say with honest statistics what holds. Any field of a study is an
+option: --recipe.epochs 10 --seeds 0 1."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         plain, settings = split_settings(given)
         command = tyro.cli(
-            Run | Train | Measure | Ablate | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
+            Run | Train | Measure | Ablate | Linearity | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
             prog="vestige",
             description=DESCRIPTION,
             args=plain,
@@ -205,6 +217,9 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
         case Ablate():
             _refuse(settings, Ablate)
             return _tell(commands.ablate(command), command.debug)
+        case Linearity():
+            _refuse(settings, Linearity)
+            return _tell(commands.linearity(command), command.debug)
         case _:
             return _run(command, settings)
 

@@ -1,10 +1,9 @@
 """`vestige ablate` on somebody's model: pieces of work shared by processes, killed at any moment and run again."""
 
 import os
-import time
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +13,18 @@ import polars as pl
 
 from vestige.config import ComputeConfig
 from vestige.errors import ConfigError, VestigeError
-from vestige.foreign.bench import KEYED, Bench
+from vestige.foreign.bench import Bench
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import AblatedFolder
-from vestige.foreign.record import ablation_of, entry_of, record_of
+from vestige.foreign.record import ablation_of
 from vestige.foreign.request import AblationRequest, checked
-from vestige.foreign.turns import Entry, Outcome, in_turn, notes_of
+from vestige.foreign.tabling import Made, Tabling
+from vestige.foreign.turns import Entry, Outcome
 from vestige.foreign.weight_files import WeightFile
 from vestige.foreign.workers import helped
 from vestige.measurement.ablation.ablating import AblationResult, ablate
 from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.ablation.cumulating import CumulativeResult, ablate_cumulatively
-from vestige.runs.manifest import provenance
-from vestige.runs.store import value_hash, write_table
 from vestige.runs.tables import SCHEMA_VERSIONS, SCHEMAS, conform
 from vestige.training.runtime import choose_device, session
 
@@ -55,90 +53,48 @@ def ablate_foreign(request: AblationRequest, *, verify: bool = False, show: bool
 
 
 @dataclass(frozen=True)
-class _Ablating:
+class _Ablating(Tabling):
     """The work on one folder."""
 
-    bench: Bench
-    folder: AblatedFolder
+    doing, done, through = "ablating", "ablated", "ablation"
+
     request: AblationRequest
     tables: dict[str, pl.DataFrame]
 
-    def run(self, *, verify: bool, show: bool) -> Outcome:
-        bench, folder, request = self.bench, self.folder, self.request
-        record = folder.read()
-        stored = {entry["weights"]: entry for entry in record.get("checkpoints", ())}
-        keys = {file.hash: self._key(file) for file, _ in bench.chosen}
-        done = {
-            name: stored[name] for name, key in keys.items() if folder.is_done(stored.get(name), key, verify=verify)
-        }
-        made = not (len(done) == len(keys) and folder.is_done(record, value_hash([*keys.values()]), verify=verify))
-        failed: list[VestigeError] = []
-        if made:
-            with folder.alone():
-                if request.checkpoints:  # so that it is known whose the folder is
-                    self._write_record([*done.values()], failed)
-                argument = request, tuple(done)
-                passes = (len(keys) - len(done)) * (1 + request.cumulative)
-                with (
-                    helped(_workers(request) - 1 if passes else 0, _share, argument, threads=request.threads or 1),
-                    counting(passes, None, show=show, what=("ablating", "ablations")) as count,
-                ):
-                    work = partial(self._ablated, keys=keys, count=count)
-                    entries, failed = in_turn(bench, done, work, count, "ablating", self._write_record)
-                record = self._finish(entries, failed)
-        outcome = Outcome(folder, errors=[*bench.unreadable, *failed], made=made)
-        outcome.notes = notes_of(bench, record, "ablated") if made else []
-        outcome.lines = [line for entry in record["checkpoints"] for line in self._lines(record, entry)]
-        return outcome
-
-    def _key(self, file: WeightFile) -> str:
+    def key(self, file: WeightFile) -> str:
         """Hash of everything that can change the tables of a set of weights."""
         wanted = {name: value for name, value in self.request.settings().items() if name in _ADDING}
         contents = {name: table.to_dict(as_series=False) for name, table in self.tables.items()}
-        versions = {name: provenance()["versions"][name] for name in KEYED}
         schemas = [SCHEMA_VERSIONS[kind] for kind in ("ablation", "cumulative")]
-        parts = {"identity": self.bench.identity, "weights": file.hash, "step": file.step}
-        return value_hash({**parts, "wanted": wanted | contents, "versions": versions, "schemas": schemas})
+        return self.bench.key(file, wanted=wanted | contents, schemas=schemas)
 
-    def _ablated(self, file: WeightFile, label: str | None, *, keys: dict[str, str], count: Counting) -> Entry:
-        """Ablate with a set of weights, and write its tables."""
-        bench, began, key = self.bench, time.perf_counter(), keys[file.hash]
+    @contextmanager
+    def counted(self, files: int, done: Collection[str], *, show: bool) -> Iterator[Counting]:
+        """Other processes help meanwhile."""
+        more, argument = _workers(self.request) - 1 if files else 0, (self.request, done)
+        passes = files * (1 + self.request.cumulative)
+        with (
+            helped(more, _share, argument, threads=self.request.threads or 1),
+            counting(passes, None, show=show, what=("ablating", "ablations")) as count,
+        ):
+            yield count
+
+    def make(self, file: WeightFile, label: str | None, count: Counting) -> Made:
+        """Ablate with the weights that the model has."""
+        bench = self.bench
         result, cumulative = _ablate(bench, file, self.folder.of(label), self.request, self.tables, count)
-        frames = _frames(bench, file, result, cumulative)
-        paths = {name: self.folder.of(label) / f"{name}.parquet" for name in frames}
-        for name, frame in frames.items():
-            write_table(paths[name], frame, {"vestige": "ablate", "key": key, "weights": file.hash})
-        self.folder.write_skipped(result.skipped)
-        seconds = time.perf_counter() - began
-        found = ablation_of(bench, file, result, cumulative, seconds)
-        tables = {name: path.relative_to(self.folder.path).as_posix() for name, path in paths.items()}
-        artifacts = self.folder.artifacts(paths.values(), key)
-        return entry_of(bench, file, key, [found], seconds, tables=tables, artifacts=artifacts)
+        found = partial(ablation_of, bench, file, result, cumulative)
+        return Made(_frames(bench, file, result, cumulative), found, result.skipped)
 
-    def _write_record(self, entries: Sequence[Entry], failed: Sequence[VestigeError], **more: Any) -> dict[str, Any]:
-        record = {"key": "", "artifacts": {}, **record_of(self.bench, entries, failed), **more}
-        self.folder.write_record(record)
-        return record
-
-    def _finish(self, entries: Sequence[Entry], failed: Sequence[VestigeError]) -> dict[str, Any]:
-        """Write the tables of all sets of weights, where there may be several, the record and the page."""
+    def write_page(
+        self, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None
+    ) -> None:
+        """Write `ablation.html`."""
         from vestige.report.ablated import write_ablated
-        from vestige.report.foreign_page import shown_checkpoint
 
-        key, paths = value_hash([entry["key"] for entry in entries]), []
-        if self.request.checkpoints:
-            for name in dict.fromkeys(name for entry in entries for name in entry["tables"]):
-                parts = [pl.read_parquet(self.folder.path / entry["tables"][name]) for entry in entries]
-                paths.append(self.folder.path / f"{name}.parquet")
-                write_table(paths[-1], pl.concat(parts), {"vestige": "ablate", "key": key})
-        record = self._write_record(entries, failed, key=key, artifacts=self.folder.artifacts(paths, key))
-        shown = entries[shown_checkpoint(record)]["tables"]
-        read = {name: pl.read_parquet(self.folder.path / path) for name, path in shown.items()}
-        through = pl.read_parquet(self.folder.path / "ablation.parquet") if paths else None
-        write_ablated(self.folder.report, record, read, through)
-        return record
+        write_ablated(self.folder.report, record, tables, through)
 
-    def _lines(self, record: dict[str, Any], entry: Entry) -> list[str]:
+    def lines(self, record: Mapping[str, Any], entry: Entry) -> list[str]:
         """One line a value: what it does on average, and which neuron matters most."""
         table = pl.read_parquet(self.folder.path / entry["tables"]["ablation"])
         (found,) = entry["results"]
@@ -158,7 +114,7 @@ class _Ablating:
         return lines or [head]
 
 
-def _share(argument: tuple[AblationRequest, Sequence[str]]) -> None:
+def _share(argument: tuple[AblationRequest, Collection[str]]) -> None:
     """What a further process does: the same, but for the tables."""
     request, done = argument  # `done`: hashes of weights
     with session(_compute(request)) as device:
@@ -166,6 +122,8 @@ def _share(argument: tuple[AblationRequest, Sequence[str]]) -> None:
         for file, label in bench.chosen:
             if file.hash not in done:
                 with suppress(VestigeError):  # the first process meets it too
+                    if request.checkpoints:
+                        bench.subject.load(file.path)
                     _ablate(bench, file, AblatedFolder(request.folder).of(label), request, tables, None)
 
 
@@ -210,18 +168,11 @@ def _ablate(
     tables: dict[str, pl.DataFrame],
     count: Counting | None,
 ) -> tuple[AblationResult, CumulativeResult | None]:
-    """Ablate with a set of weights, pieces and single inputs being kept in `folder`."""
-    if request.checkpoints:
-        bench.subject.load(file.path)
+    """Ablate with the weights that the model has, pieces and single inputs being kept in `folder`."""
     shared: dict[str, Any] = {
+        **bench.preparation,
         "ranking_data": bench.ranking.data if bench.ranking else None,
-        "batch_norm": request.batch_norm,
-        "training_data": bench.training.data if bench.training else None,
-        "dtype": request.dtype,
-        "device": bench.device,
-        "batch_size": request.batch_size,
         "memory": request.memory,
-        "class_map": bench.class_map,
         "progress": count.at if count else None,
     }
     model, data, layers = bench.subject.model, bench.inputs.data, request.layers or None

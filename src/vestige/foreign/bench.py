@@ -14,7 +14,7 @@ from vestige.config import ModelConfig
 from vestige.errors import VestigeError
 from vestige.foreign.data import Inputs, class_map_of, open_inputs
 from vestige.foreign.folder import labels
-from vestige.foreign.request import AblationRequest, Request
+from vestige.foreign.request import AnyRequest, Request
 from vestige.foreign.subject import Subject, build_subject, check_classes, logit_width
 from vestige.foreign.weight_files import WeightFile, list_weight_files, scan
 from vestige.measurement.measuring import measure
@@ -23,7 +23,6 @@ from vestige.models.layers import find_layers
 from vestige.models.observing import observe
 from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash
-from vestige.runs.tables import SCHEMA_VERSIONS
 from vestige.study.facts import identify_model
 
 KEYED = ("vestige", "torch", "torchvision", "timm", "numpy")
@@ -38,7 +37,7 @@ class Bench:
       files: in the order in which they are measured; with no weights given, one without a name.
     """
 
-    request: Request | AblationRequest
+    request: AnyRequest
     device: torch.device
     inputs: Inputs
     training: Inputs | None
@@ -47,7 +46,7 @@ class Bench:
     files: tuple[WeightFile, ...]
 
     @classmethod
-    def opened(cls, request: Request | AblationRequest, device: torch.device) -> "Bench":
+    def opened(cls, request: AnyRequest, device: torch.device) -> "Bench":
         """Open everything that a command names, and see that it goes together.
 
         Raises:
@@ -125,17 +124,28 @@ class Bench:
             "device": self.device.type,
         }
 
-    def key(self, file: WeightFile, start: WeightFile | None) -> str:
-        """Hash of everything that can change the numbers of a file's table.
+    def key(self, file: WeightFile, **more: Any) -> str:
+        """Hash of everything that can change the numbers of the tables of a set of weights.
 
         Args:
-          file: of weights.
-          start: that of step 0, against which selective neurons are told; None where there is none.
+          file: of the weights.
+          more: what else can: versions of formats, and what the command asks for.
         """
         versions = {name: provenance()["versions"][name] for name in KEYED}
-        initial = start.hash if start and start.hash != file.hash else None
-        parts = {"identity": self.identity, "weights": file.hash, "initial": initial, "step": file.step}
-        return value_hash({**parts, "versions": versions, "schema": SCHEMA_VERSIONS["selectivity"]})
+        parts = {"identity": self.identity, "weights": file.hash, "step": file.step, "versions": versions}
+        return value_hash({**parts, **more})
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What the public functions are told of how the model and its inputs are to be prepared."""
+        return {
+            "batch_norm": self.request.batch_norm,
+            "training_data": self.training.data if self.training else None,
+            "dtype": self.request.dtype,
+            "device": self.device,
+            "batch_size": getattr(self.request, "batch_size", None),
+            "class_map": self.class_map,
+        }
 
     def measure(
         self, protocol: str, initial: pl.DataFrame | None, progress: Callable[[int, int | None], None]
@@ -155,19 +165,14 @@ class Bench:
                 request.layers or None,
                 protocol=protocol,  # pyright: ignore[reportArgumentType] (checked before)
                 permutations=request.permutations,
-                batch_norm=request.batch_norm,  # pyright: ignore[reportArgumentType]
-                training_data=self.training.data if self.training else None,
                 rectify=request.rectify,  # pyright: ignore[reportArgumentType]
-                device=self.device,
-                dtype=request.dtype,  # pyright: ignore[reportArgumentType]
-                batch_size=request.batch_size,
-                class_map=self.class_map,
                 initial=initial,
                 progress=progress,
+                **self.preparation,
             )
 
 
-def _weight_files(request: Request | AblationRequest, subject: Subject) -> list[WeightFile]:
+def _weight_files(request: AnyRequest, subject: Subject) -> list[WeightFile]:
     if request.checkpoints:
         files = scan(request.checkpoints, subject.load, out=request.folder)
         good = next((file for file in files if file.measured), None)

@@ -4,14 +4,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vestige.errors import ConfigError
-from vestige.foreign.request import AblationRequest, ModelOptions, Request
+from vestige.foreign.request import AblationRequest, AnyRequest, LinearityRequest, Request
 
 if TYPE_CHECKING:
     from vestige.foreign.turns import Outcome
 
 _DOING = "reading the command line"
 _REMEDIES = {"model": "Give a model: --model torchvision:NAME", "data": "Give images: --data folder:PATH"}
-_Request = TypeVar("_Request", bound=ModelOptions)
+_Request = TypeVar("_Request", bound=AnyRequest)
 
 
 def measure(command: Any) -> "Outcome":
@@ -40,6 +40,18 @@ def ablate(command: Any) -> "Outcome":
     from vestige.foreign.ablating import ablate_foreign
 
     return ablate_foreign(_as(AblationRequest, command), verify=command.verify)
+
+
+def linearity(command: Any) -> "Outcome":
+    """Do what `vestige linearity` asks.
+
+    Raises:
+      VestigeError: a model or data are missing, or nothing can be measured.
+    """
+    _check_given(command)
+    from vestige.foreign.linearising import linearise_foreign
+
+    return linearise_foreign(_as(LinearityRequest, command), verify=command.verify)
 
 
 def _check_given(command: Any) -> None:

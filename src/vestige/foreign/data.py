@@ -17,7 +17,7 @@ from vestige.data.presets import caveat, parse_preprocess
 from vestige.data.transforms import normalise
 from vestige.data.userdata import holds_images, load_data
 from vestige.errors import ConfigError, DataError
-from vestige.foreign.request import AblationRequest, Request
+from vestige.foreign.request import AnyRequest
 from vestige.measurement.inputs import batches
 
 SPLITS = {"data": "test", "training_data": "train", "ranking_data": "test"}
@@ -85,7 +85,7 @@ class Inputs:
         return isinstance(self.data, tuple) and isinstance(self.data[0], ImageSet)
 
 
-def open_inputs(request: Request | AblationRequest, role: str, weights: Path | None) -> Inputs:
+def open_inputs(request: AnyRequest, role: str, weights: Path | None) -> Inputs:
     """Open the images that a command names.
 
     Args:
@@ -112,7 +112,7 @@ def open_inputs(request: Request | AblationRequest, role: str, weights: Path | N
     return Inputs(*known, (images, config), prepared, images.class_names, images.shape, (said,) if said else ())
 
 
-def class_map_of(request: Request | AblationRequest, inputs: Inputs, classes: int) -> list[int] | None:
+def class_map_of(request: AnyRequest, inputs: Inputs, classes: int) -> list[int] | None:
     """The model's class of each label, from the file that the command names.
 
     Args:
@@ -145,7 +145,7 @@ def names_by_model_class(inputs: Inputs, mapping: Sequence[int] | None, classes:
     return names
 
 
-def _ready_made(request: Request | AblationRequest, known: tuple[str, str, str], data: Any) -> Inputs:
+def _ready_made(request: AnyRequest, known: tuple[str, str, str], data: Any) -> Inputs:
     """Data that are inputs already: nothing is prepared."""
     if request.limit is not None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The folders that `vestige measure --model ...` and `vestige ablate --model ...` write, and what is made already.
+"""The folders that `vestige measure`, `ablate` and `linearity --model ...` write, and what is made already.
 
 ```
 measured.json                 what was measured and how; one entry a checkpoint, with the hash of its inputs
@@ -14,8 +14,13 @@ per_input/VALUE/LAYER.npy     neurons x images
 pieces/                       finished work, from which the tables are; it may be deleted when all is done
 ablation.html
 ```
-Of several checkpoints each has its tables, `per_input` and `pieces` in `checkpoints/step-00000128`; the tables in the
-folder itself hold all of them.
+```
+linearity.json                what was measured and how; one entry a checkpoint, with the hash of its inputs
+linearity.parquet             one row a measure, layer and what it is compared with
+linearity.html
+```
+Of several checkpoints each has the tables of ablation and linearity, `per_input` and `pieces` in
+`checkpoints/step-00000128`; the tables in the folder itself hold all of them.
 """
 
 import re
@@ -36,8 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
-RECORDS = ("measured.json", "ablated.json")
-"""A folder may hold a measurement and an ablation side by side."""
+RECORDS = ("measured.json", "ablated.json", "linearity.json")
+"""A folder may hold the records of several commands side by side."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,16 @@ class MeasuredFolder(ResultFolder):
 
 
 @dataclass(frozen=True)
-class AblatedFolder(ResultFolder):
+class TabledFolder(ResultFolder):
+    """A folder in which each of several sets of weights has a folder of its tables."""
+
+    def of(self, label: str | None) -> Path:
+        """Where the files of a checkpoint lie; of the only one where `label` is None."""
+        return self.path if label is None else self.path / "checkpoints" / label
+
+
+@dataclass(frozen=True)
+class AblatedFolder(TabledFolder):
     """The folder of an ablation of one model with one or several sets of weights."""
 
     kind = "vestige ablate"
@@ -202,9 +216,15 @@ class AblatedFolder(ResultFolder):
     page_name = "ablation.html"
     doing = "ablating into"
 
-    def of(self, label: str | None) -> Path:
-        """Where the files of a checkpoint lie; of the only one where `label` is None."""
-        return self.path if label is None else self.path / "checkpoints" / label
+
+@dataclass(frozen=True)
+class LinearityFolder(TabledFolder):
+    """The folder of how linear one model is with one or several sets of weights."""
+
+    kind = "vestige linearity"
+    record_name = "linearity.json"
+    page_name = "linearity.html"
+    doing = "measuring linearity into"
 
 
 def labels(names: Sequence[str], steps: Sequence[int | None]) -> list[str]:

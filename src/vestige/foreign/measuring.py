@@ -20,7 +20,7 @@ from vestige.foreign.record import entry_of, record_of, result_of
 from vestige.foreign.request import Request, checked
 from vestige.foreign.turns import Entry, Outcome, in_turn, notes_of
 from vestige.foreign.weight_files import WeightFile
-from vestige.runs.tables import conform
+from vestige.runs.tables import SCHEMA_VERSIONS, conform
 from vestige.training.runtime import session
 
 
@@ -52,6 +52,12 @@ def measure_foreign(request: Request, *, verify: bool = False, show: bool = True
             raise problem if first else SystemExit(2)
         with folder.alone() if first else nullcontext():
             return _Measuring(bench, folder, first, verify).run(show=show and first)
+
+
+def _key(bench: Bench, file: WeightFile, start: WeightFile | None) -> str:
+    """Hash of everything that can change the numbers of a file's table; `start`: that of step 0, where there is one."""
+    initial = start.hash if start and start.hash != file.hash else None
+    return bench.key(file, initial=initial, schema=SCHEMA_VERSIONS["selectivity"])
 
 
 def _refusal(folder: MeasuredFolder, bench: Bench) -> VestigeError | None:
@@ -93,7 +99,7 @@ class _Measuring:
         return record
 
     def _is_done(self, entry: dict[str, Any] | None, file: WeightFile, start: WeightFile | None) -> bool:
-        return self.first and self.folder.is_done(entry, self.bench.key(file, start), verify=self.verify)
+        return self.first and self.folder.is_done(entry, _key(self.bench, file, start), verify=self.verify)
 
     def _measured(self, file: WeightFile, label: str | None, *, start: WeightFile | None, count: Counting) -> Entry:
         """Measure a set of weights by every protocol, and write its files."""
@@ -106,7 +112,7 @@ class _Measuring:
             frames.append(table)
             means |= part
             results.append(result)
-        key, seconds = bench.key(file, start), time.perf_counter() - began
+        key, seconds = _key(bench, file, start), time.perf_counter() - began
         table = self.folder.table(label).relative_to(self.folder.path).as_posix()
         entry = entry_of(bench, file, key, results, seconds, table=table)
         if self.first:

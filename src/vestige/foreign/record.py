@@ -1,4 +1,4 @@
-"""`measured.json` and `ablated.json` of a foreign model: what was done and how, for the report and the next run."""
+"""The records of what was done to a foreign model and how, for the report and the next run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,10 +9,11 @@ from vestige.errors import VestigeError
 from vestige.foreign.bench import Bench
 from vestige.foreign.data import names_by_model_class
 from vestige.foreign.notes import at_chance, batch_norm_words
-from vestige.foreign.request import AblationRequest, Request
+from vestige.foreign.request import AnyRequest
 from vestige.foreign.weight_files import WeightFile, step_source
 from vestige.measurement.ablation.ablating import AblationResult
 from vestige.measurement.ablation.cumulating import CumulativeResult
+from vestige.measurement.linearising import LinearityResult
 from vestige.measurement.selectivity import SelectivityResult
 from vestige.runs.manifest import provenance
 
@@ -104,10 +105,19 @@ def ablation_of(
     return {"protocol": "corrected", **settings, **scores, **said, **done}
 
 
+def linearity_of(bench: Bench, file: WeightFile, result: LinearityResult, seconds: float) -> dict[str, Any]:
+    """What the record holds of how linear the model is with one set of weights."""
+    scores = {"top1": result.top1, "top5": None, "loss": result.loss, "n": result.n}
+    settings = {name: result.settings[name] for name in ("pairs", "cka_images", "anchor")}
+    said = _said(bench, file, result, scores, result.settings["classes"], result.notes)
+    done = {"skipped": len(result.skipped), "seconds": round(seconds, 3)}
+    return {"protocol": "corrected", **settings, **scores, **said, **done}
+
+
 def _said(
     bench: Bench,
     file: WeightFile,
-    result: SelectivityResult | AblationResult,
+    result: SelectivityResult | AblationResult | LinearityResult,
     scores: Mapping[str, Any],
     classes: int,
     notes: Iterable[str],
@@ -133,12 +143,12 @@ def _file(file: WeightFile) -> dict[str, Any]:
     }
 
 
-def is_random(request: Request | AblationRequest) -> bool:
+def is_random(request: AnyRequest) -> bool:
     """Whether the model can only have random weights; what a Python file makes may have others."""
     return not (request.weights or request.checkpoints or request.model.rpartition(":")[0].endswith(".py"))
 
 
-def _fresh(request: Request | AblationRequest) -> list[str]:
+def _fresh(request: AnyRequest) -> list[str]:
     if request.weights or request.checkpoints:
         return []
     if not is_random(request):
@@ -146,7 +156,7 @@ def _fresh(request: Request | AblationRequest) -> list[str]:
     return ["No --weights were given: the model has fresh random weights (vestige never downloads any)."]
 
 
-def _weights_words(request: Request | AblationRequest) -> str:
+def _weights_words(request: AnyRequest) -> str:
     if request.checkpoints:
         return f"{request.checkpoints} (a folder)"
     return str(request.weights) if request.weights else "none given"

@@ -1,4 +1,4 @@
-"""What `vestige measure --model ...` and `vestige ablate --model ...` are asked to do, checked. Imports no torch."""
+"""What `vestige measure`, `ablate` and `linearity --model ...` are asked to do, checked. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,8 +17,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "value": get_args(AblationValue),
     "mode": get_args(AblationMode),
 }
-POSITIVE = ("classes", "limit", "batch_size", "threads", "workers")
-_Request = TypeVar("_Request", bound="Request | AblationRequest")
+POSITIVE = ("classes", "limit", "batch_size", "threads", "workers", "images", "pairs")
+CKA_IMAGES = (4, 4000)
+"""At least, for the unbiased estimator; at most, since matrices of images x images are held."""
+_Request = TypeVar("_Request", bound="AnyRequest")
 KINDS = ("torchvision:NAME", "timm:NAME", "path.py:object")
 
 
@@ -104,21 +106,34 @@ class AblateOptions(ModelOptions):
     """CPU threads of each process; by default 1."""
 
 
-def folder_named_after(model: str, out: Path | None, beneath: str) -> Path:
-    """Where to write: `out`, or a folder named after the model."""
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(model).name)
-    return out or Path(beneath) / name
+@dataclass(frozen=True, kw_only=True)
+class LinearityOptions(ModelOptions):
+    """The options of `vestige linearity --model ...`."""
+
+    images: int = 10_000
+    """Use at most so many images: the same number of each class, or the first where the data cannot tell."""
+    pairs: int = 1000
+    """Pairs of images between which midpoint nonlinearity and gate churn are measured."""
+    cka_images: int = 1000
+    """Images of the similarity of layers (CKA), 4 to 4000."""
+    top_k: tuple[int, ...] = (1, 2, 3)
+    """Largest activations averaged in the paper's cross-layer correlation, each number in its turn."""
+    batch_size: int = 256
+    """Images a forward."""
+    threads: int | None = None
+    """CPU threads; by default as many as torch takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(MeasureOptions):
-    """What `vestige measure --model ...` is asked to do."""
+class AnyRequest(ModelOptions):
+    """What a command on a foreign model is asked to do."""
 
-    in_identity: ClassVar[tuple[str, ...]] = (
-        "layers", "protocol", "permutations", "batch_norm", "rectify", "limit", "on_bad_image", "dtype", "batch_size",
-        "threads",
-    )  # fmt: skip
-    """Options that can change a number."""
+    in_identity: ClassVar[tuple[str, ...]]
+    """Options that can change a number of what is there already."""
+    beneath: ClassVar[str]
+    """Where folders lie that the user does not name."""
+    changing_nothing: ClassVar[tuple[str, ...]] = ()
+    """Options that change no number."""
 
     model: str = ""
     data: str = ""
@@ -126,35 +141,45 @@ class Request(MeasureOptions):
 
     @property
     def folder(self) -> Path:
-        """Where to write."""
-        return folder_named_after(self.model, self.out, "measured")
-
-    def settings(self) -> dict[str, Any]:
-        """The options as they were given, for the record."""
-        return _given(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationRequest(AblateOptions):
-    """What `vestige ablate --model ...` is asked to do."""
-
-    in_identity: ClassVar[tuple[str, ...]] = (
-        "batch_norm", "limit", "on_bad_image", "dtype", "batch_size", "threads", "held_out",
-    )  # fmt: skip
-    """Options that can change a number of what is there already; others add to it."""
-
-    model: str = ""
-    data: str = ""
-    out: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where to write."""
-        return folder_named_after(self.model, self.out, "ablated")
+        """Where to write: where the user says, or a folder named after the model."""
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(self.model).name)
+        return self.out or Path(self.beneath) / name
 
     def settings(self) -> dict[str, Any]:
         """The options as they were given, for the record, but for those that change no number."""
-        return {name: value for name, value in _given(self).items() if name not in ("memory", "workers")}
+        kept = [field.name for field in fields(self) if field.name not in ("out", *self.changing_nothing)]
+        return {name: _plain(getattr(self, name)) for name in kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(AnyRequest, MeasureOptions):
+    """What `vestige measure --model ...` is asked to do."""
+
+    in_identity = (
+        "layers", "protocol", "permutations", "batch_norm", "rectify", "limit", "on_bad_image", "dtype", "batch_size",
+        "threads",
+    )  # fmt: skip
+    beneath = "measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRequest(AnyRequest, AblateOptions):
+    """What `vestige ablate --model ...` is asked to do; options that are not `in_identity` add to what is there."""
+
+    in_identity = ("batch_norm", "limit", "on_bad_image", "dtype", "batch_size", "threads", "held_out")
+    beneath = "ablated"
+    changing_nothing = ("memory", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearityRequest(AnyRequest, LinearityOptions):
+    """What `vestige linearity --model ...` is asked to do."""
+
+    in_identity = (
+        "layers", "images", "pairs", "cka_images", "top_k", "batch_norm", "limit", "on_bad_image", "dtype",
+        "batch_size", "threads",
+    )  # fmt: skip
+    beneath = "linearity"
 
 
 def checked(request: _Request) -> _Request:
@@ -175,6 +200,8 @@ def checked(request: _Request) -> _Request:
             raise _wrong(name, f"{value} is less than 1", "Give a whole number from 1")
     if (permutations := getattr(request, "permutations", None)) is not None and permutations < 0:
         raise _wrong("permutations", f"{permutations} is less than 0", "Give 0 for none")
+    if isinstance(request, LinearityRequest):
+        _check_linearity(request)
     if request.weights and request.checkpoints:
         raise ConfigError(
             "reading the command line",
@@ -190,8 +217,12 @@ def _wrong(option: str, found: str, remedy: str) -> ConfigError:
     return ConfigError(f"reading --{option.replace('_', '-')}", found=found, remedy=remedy)
 
 
-def _given(request: ModelOptions) -> dict[str, Any]:
-    return {field.name: _plain(getattr(request, field.name)) for field in fields(request) if field.name != "out"}
+def _check_linearity(request: LinearityRequest) -> None:
+    low, high = CKA_IMAGES
+    if not low <= request.cka_images <= high:
+        raise _wrong("cka_images", f"{request.cka_images} is not from {low} to {high}", f"Give {low} to {high}")
+    if not request.top_k or min(request.top_k) < 1:
+        raise _wrong("top_k", f"{request.top_k or 'no value'}", "Give whole numbers from 1, such as 1 2 3")
 
 
 def _plain(value: Any) -> Any:

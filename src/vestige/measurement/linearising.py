@@ -175,6 +175,7 @@ networks |
         **ready.settings,
         "data": feed.name,
         "n": watch.n,
+        "classes": len(watch.classes),
         "images": images,
         "pairs": pairs,
         "cka_images": cka_images,

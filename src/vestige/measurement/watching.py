@@ -30,11 +30,13 @@ class Watch:
       n: images read so far.
       top1: share of them whose class has the highest logit.
       loss: mean cross-entropy of them, nats.
+      classes: those that have images.
     """
 
     def __init__(self, progress: Progress | None, expected: Callable[[int], int], images: int | None):
         self._progress, self._expected, self._images = progress, expected, images
         self._done, self.n, self._right, self._loss = 0, 0, 0, 0.0
+        self.classes: set[int] = set()
         self._tile: Tile | None = None
 
     @property
@@ -63,6 +65,7 @@ class Watch:
             return
         logits_TC, labels_T = logits_TC[: tile.valid].double().cpu(), tile.labels[: tile.valid].cpu()
         self.n += tile.valid
+        self.classes |= set(labels_T.tolist())
         self._right += int((logits_TC.argmax(1) == labels_T).sum())
         self._loss += float(cross_entropy(logits_TC, labels_T, reduction="sum"))
         self._tile = None

@@ -1,6 +1,7 @@
-"""What the pages of a measured and of an ablated model share: their record in words and tables, and their frame.
+"""What the pages of models that are no study's share: their record in words and tables, and their frame.
 
-A record is the contents of `measured.json` or `ablated.json`: `checkpoints`, each with one `results` a protocol.
+A record is the contents of `measured.json`, `ablated.json` or `linearity.json`: `checkpoints`, each with one `results`
+a protocol.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,12 @@ from vestige.report.panels import Figure, StepScale, Table
 from vestige.report.rendering import environment, plotly_source
 from vestige.report.style import DARK, LIGHT, count, duration, number
 
+DONE = {"measured": "measured", "ablated": "ablated", "linearised": "measured"}
+"""What was done to a set of weights, by kind of page."""
+
 
 def render(
-    kind: Literal["measured", "ablated"],
+    kind: Literal["measured", "ablated", "linearised"],
     record: Mapping[str, Any],
     figures: Sequence[Figure],
     steps: Sequence[int],
@@ -39,9 +43,9 @@ def render(
         .render(
             title=record["model"]["name"],
             data_name=record["data"]["name"],
-            notes=_notes(record, kind),
+            notes=_notes(record, DONE[kind]),
             accuracy=_accuracy(record),
-            files=_files(record, kind),
+            files=_files(record, DONE[kind]),
             figures=[(figure, ()) for figure in figures],
             shown_of=_shown_of(record, shown),
             settings=[(name.replace("_", " "), _said(value)) for name, value in record["settings"].items()],
@@ -70,12 +74,19 @@ def shown_checkpoint(record: Mapping[str, Any]) -> int:
     return known[-1] if known else len(record["checkpoints"]) - 1
 
 
-def facts(record: Mapping[str, Any], table: pl.DataFrame) -> list[str]:
-    """Of how many neurons, layers, images, classes and checkpoints the page is; `table`: of one of these."""
+def facts(record: Mapping[str, Any], table: pl.DataFrame | None = None) -> list[str]:
+    """Of how many neurons, layers, images, classes and checkpoints the page is; `table`: of the neurons of one."""
     weights = len(record["checkpoints"])
+    of_table = (
+        []
+        if table is None
+        else [
+            count(table.select("layer", "neuron").unique().height, "neuron"),
+            count(table["layer"].n_unique(), "layer"),
+        ]
+    )
     return [
-        count(table.select("layer", "neuron").unique().height, "neuron"),
-        count(table["layer"].n_unique(), "layer"),
+        *of_table,
         count(results_of(record)[-1]["n"], "image"),
         count(record["data"]["classes"], "class", "classes"),
         *([count(weights, "checkpoint")] if weights > 1 else []),
@@ -120,7 +131,7 @@ def _shown_of(record: Mapping[str, Any], shown: int) -> str:
     return f"Of {entry['file']}{step}, the last of the checkpoints."
 
 
-def _notes(record: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+def _notes(record: Mapping[str, Any], done: str) -> tuple[str, ...]:
     """What must be known, each once; where it holds of some checkpoints only, of which."""
     results = results_of(record)
     said: dict[str, list[str]] = {}
@@ -128,7 +139,7 @@ def _notes(record: Mapping[str, Any], kind: str) -> tuple[str, ...]:
         for note in one["notes"]:
             said.setdefault(note, []).append(one["file"] or one["protocol"])
     lines = [note if len(of) == len(results) else f"{_few(of)}: {note}" for note, of in said.items()]
-    failed = [f"{one['file']} was not {kind}: {one['error']}" for one in record["files"] if one["error"]]
+    failed = [f"{one['file']} was not {done}: {one['error']}" for one in record["files"] if one["error"]]
     return tuple(dict.fromkeys((*record["notes"], *lines, *failed, *record["errors"])))
 
 
@@ -156,17 +167,17 @@ def _accuracy(record: Mapping[str, Any]) -> Table:
     return Table(header, rows)
 
 
-def _files(record: Mapping[str, Any], kind: str) -> Table | None:
+def _files(record: Mapping[str, Any], done: str) -> Table | None:
     if not record["files"]:
         return None
-    rows = tuple((one["file"], _step(one), (one["weights"] or "–")[:12], _fate(one, kind)) for one in record["files"])
+    rows = tuple((one["file"], _step(one), (one["weights"] or "–")[:12], _fate(one, done)) for one in record["files"])
     return Table(("file", "step", "hash of weights", "what"), rows)
 
 
-def _fate(file: Mapping[str, Any], kind: str) -> str:
+def _fate(file: Mapping[str, Any], done: str) -> str:
     if file["duplicate_of"]:
         return f"the same weights as {file['duplicate_of']}"
-    return f"not {kind}" if file["error"] else kind
+    return f"not {done}" if file["error"] else done
 
 
 def _step(one: Mapping[str, Any]) -> str:

@@ -1,0 +1,103 @@
+"""`vestige linearity` on somebody's model: every set of weights measured once, killed at any moment and run again."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+import torch
+
+from vestige.config import ComputeConfig
+from vestige.foreign.bench import Bench
+from vestige.foreign.counting import Counting, counting
+from vestige.foreign.folder import LinearityFolder
+from vestige.foreign.record import linearity_of
+from vestige.foreign.request import LinearityRequest, checked
+from vestige.foreign.tabling import Made, Tabling
+from vestige.foreign.turns import Entry, Outcome
+from vestige.foreign.weight_files import WeightFile
+from vestige.measurement.linearising import linearity
+from vestige.runs.tables import SCHEMA_VERSIONS, conform
+from vestige.training.runtime import session
+
+
+def linearise_foreign(request: LinearityRequest, *, verify: bool = False, show: bool = True) -> Outcome:
+    """Measure how linear a model is with one set of weights, or with each in a folder; what is done is left as it is.
+
+    Args:
+      request: what to do.
+      verify: hash files that are there again, rather than trust their size.
+      show: how it goes on, on standard error.
+
+    Raises:
+      VestigeError: nothing can be measured; what was there stays.
+    """
+    request = checked(request)
+    folder = LinearityFolder(request.folder)
+    compute = ComputeConfig(device=request.device, threads=request.threads or torch.get_num_threads())
+    with session(compute) as device:
+        bench = Bench.opened(request, device)
+        folder.refuse_others(bench.identity)
+        return _Linearising(bench, folder, request).run(verify=verify, show=show)
+
+
+@dataclass(frozen=True)
+class _Linearising(Tabling):
+    """The work on one folder."""
+
+    doing, done, through = "measuring linearity of", "measured", "linearity"
+
+    request: LinearityRequest
+
+    def key(self, file: WeightFile) -> str:
+        """Hash of everything that can change the table of a set of weights."""
+        return self.bench.key(file, schema=SCHEMA_VERSIONS["linearity"])
+
+    def counted(self, files: int, done: Collection[str], *, show: bool) -> AbstractContextManager[Counting]:  # noqa: ARG002
+        """Inputs that went through a network or its anchor."""
+        return counting(files, None, show=show, what=("measuring linearity", "inputs"))
+
+    def make(self, file: WeightFile, label: str | None, count: Counting) -> Made:  # noqa: ARG002
+        """Measure the weights that the model has."""
+        bench, request = self.bench, self.request
+        count.begin(file.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            result = linearity(
+                bench.subject.model,
+                bench.inputs.data,
+                request.layers or None,
+                images=request.images,
+                pairs=request.pairs,
+                cka_images=request.cka_images,
+                top_k=request.top_k,
+                progress=count.at,
+                **bench.preparation,
+            )
+        table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
+        return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
+
+    def write_page(
+        self, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None
+    ) -> None:
+        """Write `linearity.html`."""
+        from vestige.report.linearised import write_linearised
+
+        write_linearised(self.folder.report, record, tables["linearity"], through)
+
+    def lines(self, record: Mapping[str, Any], entry: Entry) -> list[str]:
+        """One line: accuracy, and how linear the logits are."""
+        table = pl.read_parquet(self.folder.path / entry["tables"]["linearity"])
+        (found,) = entry["results"]
+        name = entry["file"] if self.request.checkpoints else record["model"]["name"]
+        step = "" if entry["step"] is None else f" (step {entry['step']})"
+        parts = [f"top-1 {found['top1']:.2%}, loss {found['loss']:.3f} on {found['n']} images"]
+        for measure, words in (("midpoint", "midpoint nonlinearity of the logits"), ("kalimeris", "linear share")):
+            for value in table.filter(measure=measure, layer="logits")["value"]:
+                parts.append(f"{words} {value:.3f}")  # noqa: PERF401
+        churn = table.filter(measure="gate-churn")["value"].fill_nan(None).mean()
+        parts += [f"mean gate churn {churn:.3f}"] if isinstance(churn, float) else []
+        return [f"{name}{step}: {', '.join(parts)}"]
