@@ -61,10 +61,11 @@ def test_gate_churn_by_hand():
     assert independent_churn(torch.tensor([0.5, 1.0, 0.25])).item() == pytest.approx((0.5 + 0 + 0.375) / 3)
 
 
-@pytest.mark.parametrize(("n", "features", "others"), [(4, 3, 2), (50, 7, 200), (200, 300, 10)])
-def test_cka_is_that_of_ckatorch(n, features, others):
+@pytest.mark.parametrize("shared", [0.5, 0.0], ids=["related", "independent"])
+@pytest.mark.parametrize(("n", "features", "others"), [(4, 3, 2), (5, 2, 2), (50, 7, 200), (200, 300, 10)])
+def test_cka_is_that_of_ckatorch(n, features, others, shared):
     x_ND = draw(n, features) + 5
-    y_NE = draw(n, others, seed=1) + 0.5 * x_ND[:, :1]
+    y_NE = draw(n, others, seed=1) + shared * x_ND[:, :1]
     ours = linear_cka(x_ND, y_NE).item()
     assert ours == pytest.approx(ckatorch.cka_batch(x_ND[None], y_NE[None]).item(), abs=1e-9)
     assert ours == pytest.approx(ckatorch.cka_base(x_ND, y_NE, unbiased=True).item(), abs=1e-9)
