@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vestige.errors import ConfigError, VestigeError, nearest
@@ -299,8 +300,11 @@ def _tell(outcome: "Outcome", debug: bool) -> int:
 def _print_verdicts(claims: dict[str, Any]) -> None:
     console = Console(highlight=False)
     for claim in claims["claims"]:
-        console.print(f"[bold]{claim['id']}[/bold] {claim['title']}: [bold]{claim['verdict']}[/bold]")
-        console.print(f"   {claim['sentence']}", markup=False)
+        console.print(f"[bold]{claim['id']}[/bold] {escape(claim['title'])}: [bold]{claim['verdict']}[/bold]")
+        for line in (claim["sentence"], *claim.get("changed", ())):
+            console.print(f"   {line}", markup=False)
+    if registration := claims.get("registration"):
+        console.print(f"The claims were {registration['note']}.", markup=False)
 
 
 def _status(command: Status, settings: list[tuple[str, Any]]) -> int:

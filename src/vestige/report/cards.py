@@ -54,6 +54,7 @@ class Card:
     """A claim as the page shows it."""
 
     id: str
+    anchor: str
     title: str
     statement: str
     sentence: str
@@ -62,6 +63,7 @@ class Card:
     sign: str
     p: str
     note: str
+    changed: tuple[str, ...]
     clauses: tuple[ClauseRow, ...]
     beside: tuple[tuple[str, str], ...]
 
@@ -78,19 +80,20 @@ def cards(claims: Mapping[str, Any] | None) -> tuple[Card, ...]:
 def _card(claim: Mapping[str, Any]) -> Card:
     tone, sign = _tone(claim["verdict"])
     p_holm = claim.get("p_holm")
+    family = "the study's own claims" if claim.get("own") else "the claims"
     statement, sentence = claim.get("statement") or "", _INTERVALS.sub("", claim.get("sentence") or "")
     return Card(
         id=claim["id"],
+        anchor=f"own-{claim['id']}" if claim.get("own") else claim["id"],
         title=claim["title"],
         statement="" if sentence.startswith(statement) else statement,
         sentence=sentence,
         verdict=claim["verdict"],
         tone=tone,
         sign=sign,
-        p=f"p = {number(p_holm, 2)} (Holm over the claims)"
-        if p_holm is not None and tone not in ("none", "few")
-        else "",
+        p=f"p = {number(p_holm, 2)} (Holm over {family})" if p_holm is not None and tone not in ("none", "few") else "",
         note=claim.get("note") or "",
+        changed=tuple(claim.get("changed") or ()),
         clauses=tuple(_row(clause) for clause in claim["clauses"]),
         beside=tuple(_beside(entry) for entry in claim.get("beside") or ()),
     )
@@ -98,7 +101,7 @@ def _card(claim: Mapping[str, Any]) -> Card:
 
 def _row(clause: Mapping[str, Any]) -> ClauseRow:
     tone, sign = _tone(clause["verdict"])
-    unit = clause.get("unit") or ("accuracy" if clause["id"].startswith("C4") else "")
+    unit = clause.get("unit") or ("accuracy" if clause["id"].startswith("C4.") else "")
     estimate = clause.get("estimate")
     return ClauseRow(
         id=clause["id"],
@@ -139,9 +142,7 @@ def _expected(clause: Mapping[str, Any], unit: str) -> str:
     if not d and clause["direction"] == "at least":
         return "expected above 0"
     scaled = 100 * d if unit == "accuracy" else d
-    shown = f"{scaled:.3g}" + (
-        f" (× {math.exp(d):.3g})" if unit == "ln ratio" else " points" if unit == "accuracy" else ""
-    )
+    shown = f"{scaled:.3g}" + (f" (× {math.exp(d):.3g})" if unit == "ln ratio" else _suffix(unit))
     return f"{words} {shown}"
 
 
@@ -161,7 +162,12 @@ def amount(value: float | None, unit: str, *, short: bool = False) -> str:
     shown = f"{scaled:.{_PLACES[unit]}f}".replace("-", "\u2212") if unit in _PLACES else number(value)
     if unit == "ln ratio" and not short:
         return f"{shown} (× {math.exp(value):.2f})"
-    return shown + ({"accuracy": " points", "steps": " steps"}.get(unit, "") if not short else "")
+    return shown if short else shown + _suffix(unit)
+
+
+def _suffix(unit: str) -> str:
+    """What stands behind a number: of a study's own units, the unit."""
+    return {"accuracy": " points", "": ""}.get(unit, "" if unit in _PLACES else f" {unit}")
 
 
 def forest(clause: Mapping[str, Any]) -> Forest:

@@ -66,6 +66,7 @@ def render(source: Source, figures: tuple[Figure, ...]) -> str:
         tally=tally(shown),
         no_claims=_no_claims(source) if not shown else "",
         claims_note=(source.claims or {}).get("note") or "",
+        registration=(source.claims or {}).get("registration"),
         figures=[(figure, _file_names(figure)) for figure in figures],
         missing=_missing(source),
         making=making(source.study, source.manifests, source.early_window),

@@ -113,11 +113,11 @@ def tell_registration(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def add_registration(verdicts: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any]:
-    """The contents of `claims.json` with what was registered, and with what was edited at each claim: `edited`."""
+    """The contents of `claims.json` with what was registered, and with what was changed at each claim."""
     told = tell_registration(entries)
     judged = {claim["id"] for claim in verdicts["claims"]}
     claims = [
-        {**claim, "edited": list(edits_in_words([edit for edit in told["edits"] if edit["claim"] == claim["id"]]))}
+        {**claim, "changed": list(edits_in_words([edit for edit in told["edits"] if edit["claim"] == claim["id"]]))}
         for claim in verdicts["claims"]
     ]
     others = list(edits_in_words([edit for edit in told["edits"] if edit["claim"] not in judged]))
