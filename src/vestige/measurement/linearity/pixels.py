@@ -24,7 +24,8 @@ VALUES = 2**26
 """Pixels of all images that are fitted, at most: 21,845 images of 3 x 32 x 32. Others are left out."""
 PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Tried from the strongest, until the cross-entropy of a held-out fifth rises."""
-ITERATIONS = 1000
+ITERATIONS, TOLERANCE = 2000, 1e-5
+"""Of the optimiser: L-BFGS ends where no component of the gradient exceeds the tolerance."""
 _DOING = "fitting the linear model of the pixels"
 _HELD_OUT = 5  # every fifth image of a class
 
@@ -111,7 +112,7 @@ def _fit(pixels_ND: np.ndarray, labels_N: np.ndarray, penalty: float, before: An
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    regression = before or LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    regression = before or LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE, warm_start=True)
     regression.set_params(C=1 / (penalty * len(labels_N)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
@@ -120,34 +121,40 @@ def _fit(pixels_ND: np.ndarray, labels_N: np.ndarray, penalty: float, before: An
 
 
 def _read(tiles: Iterable[Tile]) -> tuple[np.ndarray, np.ndarray]:
-    pixels, labels, left = [], [], None
+    """Pixels and labels of the first images, no more than are fitted."""
+    pixels, labels, left = [], [], 1
     for tile in tiles:
-        left = images_to_fit(tuple(tile.inputs.shape[1:])) if left is None and isinstance(tile.inputs, Tensor) else left
-        count = min(tile.valid, left or tile.valid)
+        _check(tile.inputs)
+        if not pixels:
+            left = images_to_fit(tuple(tile.inputs.shape[1:]))
+        count = min(tile.valid, left)
         pixels.append(_pixels(tile.inputs[:count]))
         labels.append(tile.labels[:count].cpu().numpy())
-        left = (left or 0) - count
-        if left <= 0:
+        left -= count
+        if not left:
             break
     labels_N = np.concatenate(labels) if labels else np.zeros(0, np.int64)
     if len(found := np.unique(labels_N)) < 2:
         raise DataError(
             _DOING,
-            found=f"the training images are of {len(found)} class" + "es" * (len(found) != 1),
+            found=f"the training images are of {len(found)} class{'es' * (len(found) != 1)}",
             remedy="Give training images of two classes or more",
         )
     return np.concatenate(pixels), labels_N
 
 
-def _pixels(inputs: Tensor) -> np.ndarray:
-    """A row of pixels for each input, (N, D) float32."""
+def _check(inputs: Any) -> None:
     if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
         raise DataError(
             _DOING,
-            found=f"the inputs are {type(inputs).__name__}s"
-            + f" of shape {tuple(inputs.shape)}" * hasattr(inputs, "shape"),
+            found=f"the inputs are a {type(inputs).__name__}{shape}",
             remedy="Leave kalimeris out for such a model: its linear model needs inputs that are rows of numbers",
         )
+
+
+def _pixels(inputs: Tensor) -> np.ndarray:
+    """A row of pixels for each input, (N, D) float32."""
     values = inputs.float()
     if inputs.ndim == 4:
         values = adaptive_avg_pool2d(values, _reduced(tuple(inputs.shape[1:]))[1:])
