@@ -106,7 +106,7 @@ class Aggregate:
     selectors: Mapping[str, str | float | bool]
     when: When
     comparison: tuple[str, float] | None = None
-    quantile: float = math.nan
+    quantile: float | None = None
     text: str = field(default="", compare=False)
 
 

@@ -223,7 +223,7 @@ class _Parser:
                     f"{self.token.shown} in {token.text}(...)", "Only share(...) and count(...) take a comparison"
                 )
             comparison = (self.take().text, self.signed())
-        quantile = math.nan
+        quantile = None
         if token.text == "quantile":
             self.expect(",")
             quantile = self.number()
