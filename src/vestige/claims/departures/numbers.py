@@ -44,11 +44,11 @@ def pooled(material: Material, peaks: Peaks = peak_steps) -> dict[str, Sample]:
     is fall's of a and c; rapid is the mean of (a + c)/2 - q, and remains that of c.
     """
     names, last = ("C1.rise", "C1.fall", "C1.rapid", "C1.remains"), material.last_step
-    rows = _inner_neurons(material.rows("selectivity", material.claims.roles.baseline))
+    rows = material.rows("selectivity", material.claims.roles.baseline)
     curves = {} if last is None else _whole(selectivity_curves(rows), last)
     if not curves or last is None:
         return dict.fromkeys(names, Sample(missing="no seed has csi_cv at step 0 and at the last step"))
-    at = peaks(curves)
+    at, rows = peaks(curves), _inner_neurons(rows)
     parts = [
         _neurons(rows.filter(pl.col("seed") == seed), (at[seed], 0, last, quarter_step(curve, at[seed], last)))
         for seed, curve in curves.items()
