@@ -3,7 +3,7 @@
 Shapes: N inputs, D numbers of an input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -43,6 +43,11 @@ class Rows:
             rows._try(tree_map(lambda leaf: leaf[:2], inputs), network)
         return rows
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row."""
+        return tuple(self.shapes[0]) if len(self.shapes) == 1 else (sum(map(prod, self.shapes)),)
+
     def of(self, inputs: Any) -> Tensor:
         """Inputs as one tensor: a single tensor as it is, several side by side, (N, D).
 
@@ -80,6 +85,29 @@ class Rows:
                 found=f"the network takes inputs of type {kinds}, and no averages of them ({wrong})",
                 remedy="Give the part of it that takes numbers, with what that part is given for its inputs",
             )
+
+
+@dataclass(frozen=True)
+class OfRows(Network):
+    """A network, or its anchor, that is given rows.
+
+    Attributes:
+      rows: how they are made what the network takes.
+      count: called with the number of rows of each forward.
+    """
+
+    rows: Rows | None = None
+    count: Callable[[int], object] = int
+
+    @classmethod
+    def of(cls, network: Network, rows: Rows, count: Callable[[int], object]) -> "OfRows":
+        """A network of what `Rows.of` gives."""
+        return cls(network.graph, network.layers, network.classes, network.dtype, rows, count)
+
+    def on_device(self, inputs: Any) -> Any:
+        """What the network takes, of rows, where its weights are."""
+        self.count(len(inputs))
+        return super().on_device(inputs if self.rows is None else self.rows.inputs(inputs))
 
 
 def _paired(parts: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[tuple[Tensor, torch.Size]]:

@@ -6,33 +6,42 @@ Shapes: N images, U neurons (units) of a layer, C classes.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from vestige.data.loader import Tile
 from vestige.data.subsets import balanced_indices
 from vestige.errors import ConfigError, DataError, ModelError
-from vestige.measurement.averaging import Rows
+from vestige.measurement.averaging import OfRows, Rows
 from vestige.measurement.inputs import Feed, batches
+from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
-from vestige.measurement.network import Dtype, Network
-from vestige.measurement.preparing import Preparation, Prepared, check_at_least, prepare, warn_of
+from vestige.measurement.linearity.pixels import PixelModel, fit_pixels, images_to_fit
+from vestige.measurement.network import Dtype, Network, check_labels
+from vestige.measurement.preparing import FORWARD_IMAGES, Preparation, Prepared, check_at_least, prepare, warn_of
 from vestige.measurement.recalibrating import BatchNorm
-from vestige.measurement.watching import Unanchored, Watch, Watched
 from vestige.models.layers import Layer
 from vestige.runs.store import write_table
 
 DOING = "measuring linearity"
 MOST_IMAGES, PAIRS, CKA_IMAGES, TOP_K = 10_000, 1000, 1000, (1, 2, 3)
-MOST_CKA_IMAGES = 4000
+Progress = Callable[[int, int | None], None]
 AFFINE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.1}
 """An anchor whose midpoint nonlinearity is below this is affine up to rounding."""
+
+
+class LinearModel(Protocol):
+    """What a network is compared with."""
+
+    def predict(self, inputs: Tensor, /) -> Tensor:
+        """The class of each input, int64, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class LinearityResult:
       skipped: what is wrong with each image that was left out as unreadable.
       notes: what must be known to read the numbers rightly, a sentence each.
       settings: what made them, ready for JSON.
+      linear_model: what the network was compared with, to be given to another call; None where there was none.
     """
 
     table: pl.DataFrame
@@ -59,6 +69,7 @@ class LinearityResult:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    linear_model: LinearModel | None = field(default=None, repr=False)
 
     def to_parquet(self, path: Path | str) -> None:
         """Write the table, atomically, its settings, scores and notes in the file's metadata under "vestige"."""
@@ -77,12 +88,13 @@ def linearity(
     top_k: Sequence[int] = TOP_K,
     batch_norm: BatchNorm = "recalibrate",
     training_data: Any = None,
+    linear_model: LinearModel | None = None,
     device: torch.device | str | None = None,
     dtype: Dtype = "float32",
     batch_size: int = 256,
     workers: int = 0,
     class_map: Sequence[int] | Mapping[int, int] | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> LinearityResult:
     """Measure how close a classifier is to linear, beside the same network without its ReLUs (the anchor).
 
@@ -155,37 +167,90 @@ networks |
     choice = _Choice(feed, images, batch_size)
     first, tiles = _looked_into(choice)
     ready = prepare(how, first.inputs)
-    rows = Rows.like(first.inputs, ready.network, DOING)
-    anchored, why = _anchor(ready.network)
-    watch = Watch(progress, partial(_forwards, pairs, cka_images, max(2, len(first.labels))), choice.length)
-    network = (Watched if anchored else Unanchored).of(ready.network, rows, watch)
+    rows, (anchored, why) = Rows.like(first.inputs, ready.network, DOING), _anchor(ready.network)
+    compared, lacking = _fitted(how, ready, rows) if linear_model is None else (linear_model, "")
+    going = _Going(progress, choice.length, pairs, 1 + anchored, len(first.labels))
+    network, scores = OfRows.of(ready.network, rows, going.count), _Scores()
+    asked = {"pairs": pairs, "cka_images": cka_images, "top_k": tuple(top_k)}
     table = measure_linearity(
         network,
-        watch.tiles(_as_rows(tiles, ready, rows), lambda inputs: network.captured(inputs, [])),
-        pairs=pairs,
-        cka_images=cka_images,
-        top_k=tuple(top_k),
+        going.tiles(_as_rows(tiles, ready, rows)),
+        **asked,
+        linear_labels=compared and compared.predict,
+        place=Place(1.0, free_memory() / 8),
+        anchored=anchored,
+        told=scores.tell,
     )
-    watch.end()
-    if not anchored:
-        table = table.with_columns(anchor=pl.lit(float("nan")))
-    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *_said(table, dtype))
+    going.end()
+    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *_of_linear(compared, lacking), *_of_anchor(table, dtype))
     warn_of(notes)
     settings = {
         **ready.settings,
+        **asked,
         "data": feed.name,
-        "n": watch.n,
-        "classes": len(watch.classes),
+        "n": scores.n,
+        "classes": scores.classes,
         "images": images,
-        "pairs": pairs,
-        "cka_images": cka_images,
         "top_k": list(top_k),
         "anchor": anchored,
+        "linear_model": _described(compared),
         "device": str(network.device),
         "batch_size": batch_size,
     }
-    skipped = tuple(feed.skipped)
-    return LinearityResult(table, watch.loss, watch.top1, watch.n, network.layers, skipped, notes, settings)
+    found = scores.loss, scores.top1, scores.n
+    return LinearityResult(table, *found, network.layers, tuple(feed.skipped), notes, settings, compared)
+
+
+class _Going:
+    """How far it is.
+
+    Args:
+      progress: called with the number of inputs that went through the networks and of all that will, None where that is
+        not known.
+      images: how many there are; None where that is not known.
+      pairs: of them.
+      networks: that all goes through.
+      tile: inputs a forward.
+    """
+
+    def __init__(self, progress: Progress | None, images: int | None, pairs: int, networks: int, tile: int):
+        self._progress, self._images, self._pairs, self._networks = progress, images, pairs, networks
+        self._tile, self._done = max(tile, 2), 0
+
+    def tiles(self, tiles: Iterator[Tile]) -> Iterator[Tile]:
+        """The tiles, counted: when all were read it is known how many images there are."""
+        n = 0
+        for tile in tiles:
+            n += tile.valid
+            yield tile
+        self._images = n
+
+    def count(self, inputs: int) -> None:
+        """So many more went through one of the networks."""
+        self._done += inputs
+        if self._progress is not None:
+            self._progress(self._done, None if self._images is None else max(self._done, self._expected(self._images)))
+
+    def end(self) -> None:
+        """It is over."""
+        if self._progress is not None:
+            self._progress(self._done, self._done)
+
+    def _expected(self, images: int) -> int:
+        """Every image and every midpoint goes through once, in whole tiles."""
+        return self._networks * (-(-(images + min(self._pairs, images)) // self._tile)) * self._tile
+
+
+class _Scores:
+    """How well the network does on the images."""
+
+    n, classes, top1, loss = 0, 0, nan, nan
+
+    def tell(self, logits_NC: Tensor, labels_N: Tensor) -> None:
+        """These are its logits, and the labels."""
+        self.n, self.classes = len(labels_N), len(labels_N.unique())
+        self.top1 = (logits_NC.argmax(1) == labels_N).double().mean().item()
+        self.loss = cross_entropy(logits_NC.double(), labels_N).item()
 
 
 class _Choice:
@@ -231,10 +296,6 @@ def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int]) -> No
     check_at_least(DOING, "images", images, 4)
     check_at_least(DOING, "pairs", pairs, 1)
     check_at_least(DOING, "cka_images", cka_images, 4)
-    if cka_images > MOST_CKA_IMAGES:
-        found = f"cka_images is {cka_images}"
-        remedy = f"Give {MOST_CKA_IMAGES:,} or fewer: a matrix of cka_images x cka_images is held for each layer"
-        raise ConfigError(DOING, found=found, remedy=remedy)
     for k in top_k:
         check_at_least(DOING, "a k of top_k", k, 1)
     if not len(top_k):
@@ -255,9 +316,43 @@ def _as_rows(tiles: Iterator[Tile], ready: Prepared, rows: Rows) -> Iterator[Til
         yield ready.relabelled(tile)._replace(inputs=rows.of(tile.inputs))
 
 
-def _forwards(pairs: int, cka_images: int, tile: int, n: int) -> int:
-    """Inputs that go through the network and its anchor, about: whole tiles of n images, ends, midpoints, for CKA."""
-    return 2 * sum(-(-k // tile) * tile for k in (n, min(pairs, n), min(pairs, n), min(cka_images, n)))
+def _fitted(how: Preparation, ready: Prepared, rows: Rows) -> tuple[PixelModel | None, str]:
+    """A linear model of the training inputs; or why there is none."""
+    if how.training_data is None:
+        return None, "it needs training_data, with labels"
+    if isinstance(how.training_data, Iterator):
+        return None, "training_data can be read only once, and must be read twice"
+    size = how.batch_size or FORWARD_IMAGES
+    try:
+        feed = batches(how.training_data, batch_size=size, workers=how.workers)
+        tiles = _as_rows(iter(_Choice(feed, images_to_fit(rows.shape), size)), ready, rows)
+        return fit_pixels(_with_known_labels(tiles, ready.network.classes)), ""
+    except DataError as error:
+        return None, f"of training_data, {error.found}"
+
+
+def _with_known_labels(tiles: Iterator[Tile], classes: int) -> Iterator[Tile]:
+    for tile in tiles:
+        check_labels(tile.labels[: tile.valid], classes, doing=DOING)
+        yield tile
+
+
+def _of_linear(compared: LinearModel | None, lacking: str) -> Iterator[str]:
+    """What must be said of the linear model."""
+    if compared is None:
+        yield f"How much a linear model of the inputs explains (kalimeris) is left out: {lacking}."
+    elif isinstance(compared, PixelModel) and not compared.converged:
+        yield (
+            "The linear model of the inputs (kalimeris) was not fitted to the end: its predictions may not be the best "
+            "that a linear model makes."
+        )
+
+
+def _described(compared: LinearModel | None) -> dict[str, Any] | None:
+    if not isinstance(compared, PixelModel):
+        return None if compared is None else {"kind": type(compared).__name__}
+    made = {"penalty": compared.penalty, "images": compared.images, "converged": compared.converged}
+    return {"kind": "logistic regression", **made}
 
 
 def _anchor(network: Network) -> tuple[bool, tuple[str, ...]]:
@@ -275,7 +370,7 @@ def _anchor(network: Network) -> tuple[bool, tuple[str, ...]]:
     return False, ("There is no anchor: the network has no ReLU, so without its ReLUs it is the same.",)
 
 
-def _said(table: pl.DataFrame, dtype: str) -> Iterator[str]:
+def _of_anchor(table: pl.DataFrame, dtype: str) -> Iterator[str]:
     """What must be said of the anchor's values."""
     midpoints = table.filter((pl.col("measure") == "midpoint") & (pl.col("anchor") > AFFINE[dtype]))
     midpoints = midpoints.filter(pl.col("anchor").is_finite())

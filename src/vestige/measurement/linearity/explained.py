@@ -72,9 +72,9 @@ def explained_rows(logits_NC: Tensor, labels_N: Tensor, linear_N: Tensor) -> dic
     return {(measure, LOGITS, ""): value for measure, value in values.items()}
 
 
-def as_table(value: dict[Row, float], anchor: dict[Row, float]) -> pl.DataFrame:
-    """Rows with the network's value and the anchor's, 0 where the anchor has no such row (it has no gates)."""
-    rows = [(*row, value[row], anchor.get(row, 0.0)) for row in value]
+def as_table(value: dict[Row, float], anchor: dict[Row, float] | None) -> pl.DataFrame:
+    """Rows with the network's value and the anchor's: 0 where it has no such row (no gates), NaN without an anchor."""
+    rows = [(*row, value[row], nan if anchor is None else anchor.get(row, 0.0)) for row in value]
     return pl.DataFrame(rows, schema=["measure", "layer", "other", "value", "anchor"], orient="row")
 
 

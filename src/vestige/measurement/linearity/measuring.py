@@ -40,6 +40,8 @@ def measure_linearity(
     top_k: Sequence[int] = (1, 2, 3),
     linear_labels: LinearLabels | None = None,
     place: Place = Place(1.0),  # noqa: B008 (frozen)
+    anchored: bool = True,
+    told: Callable[[Tensor, Tensor], object] | None = None,
 ) -> pl.DataFrame:
     """Measure how close a network is to linear.
 
@@ -76,6 +78,8 @@ def measure_linearity(
         that gives it for inputs, such as `PixelModel.predict`; None: no measure `kalimeris`.
       place: where the pooled activations of all images are kept, 16 bytes x N x U: in memory, or files beyond
         `place.held`.
+      anchored: False: the network is measured alone, and every anchor is NaN.
+      told: called with the network's logits_NC, float64, and labels_N, in an order of their own.
 
     Returns:
       The columns of the schema "linearity" but for the identity of the run.
@@ -85,17 +89,19 @@ def measure_linearity(
       ModelError: the network has diverged.
     """
     with ExitStack() as stack:
-        networks = network, network.without_relus()
+        networks = (network, network.without_relus()) if anchored else (network,)
         kept = [Pooled(net, stack.enter_context(keeping(place))) for net in networks]
         survey = _survey(networks, kept, tiles, linear_labels, keep=max(pairs + 1, cka_images))
         sides = [_walk(net, pooled, survey, pairs, cka_images) for net, pooled in zip(networks, kept, strict=True)]
         check_finite(kept[0].of(LOGITS), "its output", doing=DOING)
+        if told is not None:
+            told(kept[0].of(LOGITS), survey.labels)
         channels = choose_channels(network, kept[0], survey.labels, max(top_k))
         for net, pooled, rows in zip(networks, kept, sides, strict=True):
             rows |= correlation_rows(net, pooled, survey.labels, channels, top_k)
             if linear_labels is not None:
                 rows |= explained_rows(pooled.of(LOGITS), survey.labels, survey.linear)
-    return as_table(*sides)
+    return as_table(sides[0], sides[1] if anchored else None)
 
 
 @dataclass(frozen=True)
