@@ -192,6 +192,17 @@ class LinearityConfig(MeasurementConfig):
     conditions: tuple[str, ...] | None = ("baseline",)
 
 
+class PortraitsConfig(MeasurementConfig):
+    """What drives each neuron, for the report's neuron browser: class means, and the inputs that excite it most."""
+
+    checkpoints: PositiveInt = 6
+    """At so many checkpoints: step 0, the last, and between them log-spaced ones. The schedule alone decides which."""
+    inputs: PositiveInt = 8
+    """So many inputs of highest mean activation."""
+    conditions: tuple[str, ...] | None = None
+    """None: the baseline; all where there is none."""
+
+
 class MeasurementsConfig(Config):
     """What is measured at every checkpoint; null leaves a measurement out."""
 
@@ -202,6 +213,7 @@ class MeasurementsConfig(Config):
     ablation: AblationConfig | None = AblationConfig()
     cumulative: CumulativeConfig | None = CumulativeConfig()
     linearity: LinearityConfig | None = LinearityConfig()
+    portraits: PortraitsConfig | None = PortraitsConfig()
 
 
 class ComputeConfig(Config):

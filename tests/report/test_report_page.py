@@ -31,7 +31,7 @@ def test_the_page_has_every_section_once(page):
     assert len(ids) == len(set(ids))
     assert {"verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "made"} <= set(ids)
     order = [section.attributes["id"] for section in page.all("section")]
-    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "made"]
+    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "neurons", "made"]
     linked = {a.attributes["href"] for a in page.one("nav").all("a")}
     assert linked == {f"#{name}" for name in order}
 

@@ -12,6 +12,10 @@ from vestige.report.cards import cards, tally
 from vestige.report.figures import Source, build_figures
 from vestige.report.interactive import figure_data
 from vestige.report.making import dataset, making
+from vestige.report.neurons.chunks import remove_former
+from vestige.report.neurons.portraits import Portraits
+from vestige.report.neurons.section import FOLDER as DATA
+from vestige.report.neurons.section import Section, neurons
 from vestige.report.panels import Figure
 from vestige.report.paper import write_figures
 from vestige.report.rendering import environment, plotly_source
@@ -19,7 +23,7 @@ from vestige.report.style import DARK, LIGHT, count
 from vestige.runs.manifest import Manifest
 from vestige.runs.store import StudyFolder, write_text
 
-OURS = re.compile(r"(F\d-[a-z0-9-]+|accuracy)\.(pdf|png)")
+OURS = re.compile(r"(F\d-[a-z0-9-]+|accuracy(-1col)?)\.(pdf|png)")
 """What a report calls its figures on paper; any other file beside them is its owner's."""
 
 
@@ -29,6 +33,7 @@ def write_report(
     tables: Mapping[str, pl.DataFrame],
     claims: dict[str, Any] | None,
     manifests: Mapping[tuple[str, int], Manifest],
+    portraits: Portraits | None = None,
 ) -> Path:
     """Write the report of a study. The same tables, verdicts and manifests give the same bytes.
 
@@ -39,6 +44,7 @@ def write_report(
         conditions and seeds and the columns of `runs.tables`; any may be missing or empty: the page says so.
       claims: the contents of `claims.json`; None where nothing was judged.
       manifests: of every run, by condition and seed; a run that has not begun may be missing.
+      portraits: names of the classes, and where what drives single neurons is; None: it is not known.
 
     Returns:
       The path of `index.html`.
@@ -50,13 +56,15 @@ def write_report(
     figures = build_figures(source)
     written = write_figures(folder.report / "figures", figures, source.scale)
     _remove_former(folder.report / "figures", written)
+    browser = neurons(source, portraits or Portraits(), folder.report)
+    remove_former(folder.report / DATA, browser.written)
     index = folder.report / "index.html"
-    write_text(index, render(source, figures))
+    write_text(index, render(source, figures, browser))
     return index
 
 
-def render(source: Source, figures: tuple[Figure, ...]) -> str:
-    """The page as HTML, everything it needs within it."""
+def render(source: Source, figures: tuple[Figure, ...], browser: Section = Section({})) -> str:  # noqa: B008 (frozen)
+    """The page as HTML, everything it needs within it (but what a large study has in `data`)."""
     shown = cards(source.claims)
     template = environment().get_template("page.html.j2")
     return template.render(
@@ -69,6 +77,7 @@ def render(source: Source, figures: tuple[Figure, ...]) -> str:
         registration=(source.claims or {}).get("registration"),
         figures=[(figure, _file_names(figure)) for figure in figures],
         missing=_missing(source),
+        browser=browser,
         making=making(source.study, source.manifests, source.early_window),
         settings=dump_study(source.study),
         data={figure.id: figure_data(figure, source.scale) for figure in figures if figure.shown},

@@ -11,6 +11,7 @@ SCHEMA_VERSIONS = {
     "cumulative": 1,
     "linearity": 1,
     "history": 1,
+    "portraits": 1,  # class-means and top-inputs
 }
 """Raised when a kind of table gets other columns: the tables of that kind are then made again, and no others."""
 
@@ -121,6 +122,22 @@ COLUMNS: dict[str, Columns] = {
         "other": (pl.String, "what it is compared with; empty where nothing is"),
         "value": (pl.Float64, "of the network"),
         "anchor": (pl.Float64, "the same for the network without its ReLUs"),
+    },
+    "class-means": {
+        **_IDENTITY,
+        **_NEURON,
+        "class_means": (
+            pl.List(pl.Float32),
+            "mean activation for the images of each class, in the order of the classes; NaN for one without images",
+        ),
+    },
+    "top-inputs": {
+        **_IDENTITY,
+        **_NEURON,
+        "rank": (pl.Int32, "from 0, the image of highest activation; the earlier image among equals"),
+        "input": (pl.Int64, "which image of the split, from 0"),
+        "label": (pl.Int32, "its class"),
+        "activation": (pl.Float32, "mean over positions (its absolute value in signed layers), above 0"),
     },
     "history": {
         "condition": _IDENTITY["condition"],

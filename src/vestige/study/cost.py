@@ -50,7 +50,7 @@ def core_seconds(
         if unit.step is None:
             pieces = [(_training_rate(plan), len(range(_first_step(plan, unit), plan.total_steps)))]
         else:
-            jobs: Iterable[Job] = plan.jobs(unit.condition)
+            jobs: Iterable[Job] = plan.jobs(unit.condition, unit.step)
             if folder is not None:
                 run = folder.run(unit.condition, unit.seed)
                 manifest = manifests.setdefault((unit.condition, unit.seed), read_manifest(run))

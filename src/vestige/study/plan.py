@@ -15,6 +15,7 @@ from vestige.config import CumulativeConfig, InterventionConfig, MeasurementConf
 from vestige.data.fingerprint import dataset_name
 from vestige.errors import ConfigError, StoreError, nearest
 from vestige.runs.manifest import Manifest, read_manifest
+from vestige.runs.retention import kept_steps
 from vestige.runs.store import RunFolder, StudyFolder, value_hash
 from vestige.study.asking import check_asked, without_paths
 from vestige.study.claimed import check_claimed
@@ -23,7 +24,7 @@ from vestige.training.schedule import acting_steps, checkpoint_steps, steps_in_e
 
 TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
-FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 2}
+FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 2, "portraits": 1}
 """Raised when the same weights and settings would give another table."""
 
 
@@ -125,8 +126,14 @@ class Plan:
         """Steps at which this condition must keep its full state, for others to branch from."""
         return tuple(sorted({self.onset(c) for c in self.study.conditions if self.parent(c) == condition}))
 
-    def jobs(self, condition: str) -> Iterator[Job]:
-        """What is measured at every checkpoint of a condition."""
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """Steps at which portraits are taken, of the whole schedule."""
+        portraits = self.study.measurements.portraits
+        return kept_steps(self.checkpoints, portraits.checkpoints) if portraits else ()
+
+    def jobs(self, condition: str, step: int | None = None) -> Iterator[Job]:
+        """What is measured of a condition: at a checkpoint, or at any of them (None)."""
         m = self.study.measurements
         if m.selectivity and _wanted(m.selectivity, condition):
             for protocol in m.selectivity.protocols:
@@ -138,6 +145,13 @@ class Plan:
             yield from _cumulative_jobs(m.cumulative)
         if m.linearity and _wanted(m.linearity, condition):
             yield _job("linearity", "corrected", m.linearity.split)
+        if m.portraits and self._portrayed(m.portraits, condition) and (step is None or step in self.kept):
+            yield _job("portraits", "corrected", m.portraits.split, ("class-means", "top-inputs"))
+
+    def _portrayed(self, settings: MeasurementConfig, condition: str) -> bool:
+        if settings.conditions is None and self.baseline:
+            return condition == self.baseline
+        return _wanted(settings, condition)
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -150,6 +164,7 @@ class Plan:
             if any(self.jobs(condition))
             for seed in self.study.seeds
             for step in self.own_checkpoints(condition)
+            if any(self.jobs(condition, step))
         ]
         tables = [need for unit in training for need in self.needs(unit) if need.step is not None]
         return (*training, *dict.fromkeys([*tables, *measuring]))
@@ -255,7 +270,7 @@ class Plan:
         """The key of a measurement's tables, given the SHA-256 of the weights."""
         measurements = self.study.measurements
         settings: MeasurementConfig = getattr(measurements, job.kind)
-        choice = {"conditions", "protocols", "values"}  # which are made does not change the others
+        choice = {"conditions", "protocols", "values", "checkpoints"}  # which are made does not change the others
         if getattr(settings, "mode", "") != "controlled":
             choice.add("precision")  # it says nothing then
         return value_hash(
@@ -284,8 +299,8 @@ class Plan:
         assert unit.step is not None
         entry = manifest.checkpoints.get(unit.step)
         if entry is None:
-            return [(job, "") for job in self.jobs(unit.condition)]
-        keyed = [(job, self.job_key(job, entry[1].sha256)) for job in self.jobs(unit.condition)]
+            return [(job, "") for job in self.jobs(unit.condition, unit.step)]
+        keyed = [(job, self.job_key(job, entry[1].sha256)) for job in self.jobs(unit.condition, unit.step)]
         return [
             (job, key)
             for job, key in keyed

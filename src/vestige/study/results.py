@@ -57,8 +57,9 @@ def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None, 
             return False
         from vestige.report.page import write_report
 
-        manifests = _manifests(plan, folder)
-        write_report(folder, plan.study, gather(plan, folder), claims, manifests, find_portraits(plan, folder, manifests))
+        manifests = read_manifests(plan, folder)
+        portraits = find_portraits(plan, folder, manifests)
+        write_report(folder, plan.study, gather(plan, folder), claims, manifests, portraits)
         found = sorted(folder.report.rglob("*"))
         files = [p for p in found if p.is_file() and p != record and not p.name.startswith(".")]
         made = {p.relative_to(folder.report).as_posix(): Artifact.of(p, key, 0.0).sha256 for p in files}
@@ -72,7 +73,7 @@ def gather(plan: Plan, folder: StudyFolder) -> dict[str, pl.DataFrame]:
     Only tables that the manifests name are read, so that a table of other settings never gets in.
     """
     parts: dict[str, list[pl.DataFrame]] = {kind: [] for kind in (*KINDS, "history")}
-    for (condition, seed), manifest in _manifests(plan, folder).items():
+    for (condition, seed), manifest in read_manifests(plan, folder).items():
         run = folder.run(condition, seed)
         if run.history.exists():
             parts["history"].append(_read([run.history]))
@@ -101,7 +102,7 @@ def _read(paths: list[Path]) -> pl.DataFrame:
         raise
 
 
-def _manifests(plan: Plan, folder: StudyFolder) -> dict[tuple[str, int], Manifest]:
+def read_manifests(plan: Plan, folder: StudyFolder) -> dict[tuple[str, int], Manifest]:
     """Of every run of the study that these settings have begun, chosen now or not."""
     units = [Unit(condition, seed) for condition in plan.study.conditions for seed in plan.study.seeds]
     manifests = {unit: read_manifest(folder.run(unit.condition, unit.seed)) for unit in units}
@@ -125,7 +126,7 @@ def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
                     {path: artifact.sha256 for path, artifact in manifest.artifacts.items()},
                     file_hash(history) if (history := folder.run(*name).history).exists() else None,
                 ]
-                for name, manifest in _manifests(plan, folder).items()
+                for name, manifest in read_manifests(plan, folder).items()
             ],
         ]
     )

@@ -70,9 +70,9 @@ def _state(plan: Plan, unit: Unit, folder: StudyFolder) -> str:
                 return "running"
     if unit.step is None:
         return "stale" if manifest.key and manifest.key != plan.training_key(unit) else "missing"
-    made = any(run.table(t, unit.step).exists() for job in plan.jobs(unit.condition) for t in job.tables)
+    made = any(run.table(t, unit.step).exists() for job in plan.jobs(unit.condition, unit.step) for t in job.tables)
     jobs = plan.missing_jobs(unit, run, manifest)
-    return "stale" if made and len(jobs) == len(list(plan.jobs(unit.condition))) else "missing"
+    return "stale" if made and len(jobs) == len(list(plan.jobs(unit.condition, unit.step))) else "missing"
 
 
 def _duration(seconds: float) -> str:

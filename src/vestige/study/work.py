@@ -30,6 +30,7 @@ from vestige.measurement.linearity import measure_linearity
 from vestige.measurement.linearity.explained import measure_explained
 from vestige.measurement.linearity.pixels import PixelModel, fit_pixels, images_to_fit
 from vestige.measurement.network import Network
+from vestige.measurement.portraits import measure_portraits
 from vestige.measurement.ranking import Ranking, rank, split_halves
 from vestige.measurement.selectivity import SelectivityResult, csi_cv_by_layer, flag, measure_selectivity
 from vestige.models.batchnorm import recalibrate
@@ -375,11 +376,21 @@ def _linearity(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
     return [pl.concat(frames)]
 
 
+def _portraits(bench: _Bench, job: Job) -> Sequence[pl.DataFrame]:
+    settings = bench.plan.study.measurements.portraits
+    assert settings is not None
+    chosen = bench.chosen("portraits")
+    found = measure_portraits(bench.corrected, bench.tiles(settings.split, chosen), inputs=settings.inputs)
+    tables = zip(("class-means", "top-inputs"), found, strict=True)
+    return [bench.conform(table, kind, job, "corrected", len(chosen)) for kind, table in tables]
+
+
 MEASURES: dict[str, Callable[[_Bench, Job], Sequence[pl.DataFrame]]] = {
     "selectivity": _selectivity,
     "ablation": _ablation,
     "cumulative": _cumulative,
     "linearity": _linearity,
+    "portraits": _portraits,
 }
 
 

@@ -1,0 +1,68 @@
+"""Reading the tables of a checkpoint that hold more than a number a neuron, as arrays over all neurons.
+
+Shapes: U neurons (units) of all layers, C classes, K top inputs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vestige.report.neurons.runs import Layer
+from vestige.runs.store import damaged
+
+
+def read_means(path: Path, layers: Sequence[Layer]) -> np.ndarray:
+    """Class means of a checkpoint, (U, C) float32; NaN where there is none."""
+    table = _read(path, ["layer", "neuron", "class_means"])
+    lists = table["class_means"].combine_chunks()
+    means = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(lists), -1)
+    found_UC = np.full((_units(layers), means.shape[1]), np.nan, dtype=np.float32)
+    found_UC[_places(table, layers)] = means
+    return found_UC
+
+
+def read_inputs(path: Path, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
+    """Top inputs of a checkpoint: `input`, `label` (U, K) int64 and `activation` (U, K) float32; -1, NaN: none."""
+    table = _read(path, ["layer", "neuron", "rank", "input", "label", "activation"])
+    rank = table["rank"].to_numpy()
+    shape, at = (_units(layers), int(rank.max(initial=-1)) + 1), (_places(table, layers), rank)
+    found: dict[str, np.ndarray] = {name: np.full(shape, -1, dtype=np.int64) for name in ("input", "label")}
+    found["activation"] = np.full(shape, np.nan, dtype=np.float32)
+    for name, values in found.items():
+        values[at] = table[name].to_numpy()
+    return found
+
+
+def read_damage(path: Path, layers: Sequence[Layer]) -> tuple[str, np.ndarray]:
+    """What a neuron was replaced by, and the change of each class's loss, (U, C) float32; NaN where there is none."""
+    table = _read(path, ["layer", "neuron", "class", "class_loss_delta"])
+    value = pq.read_table(path, columns=["value"]).slice(0, 1)["value"].to_pylist()
+    n_class = table["class"].to_numpy()
+    found_UC = np.full((_units(layers), int(n_class.max(initial=0)) + 1), np.nan, dtype=np.float32)
+    found_UC[_places(table, layers), n_class] = table["class_loss_delta"].to_numpy()
+    return (value[0] if value else "", found_UC)
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, read_dictionary=["layer"])
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, " ".join(str(error).split())[:200]) from error
+
+
+def _places(table: pa.Table, layers: Sequence[Layer]) -> np.ndarray:
+    """Where each row's neuron lies among those of all layers."""
+    first = {layer.name: layer.first for layer in layers}
+    named = table["layer"].combine_chunks()
+    if isinstance(named, pa.ChunkedArray):
+        named = named.chunk(0) if named.num_chunks else pa.array([]).dictionary_encode()
+    starts = np.array([first[name] for name in named.dictionary.to_pylist()], dtype=np.int64)
+    neuron = table["neuron"].to_numpy().astype(np.int64)
+    return starts[named.indices.to_numpy()] + neuron if len(neuron) else neuron
+
+
+def _units(layers: Sequence[Layer]) -> int:
+    return layers[-1].first + layers[-1].units
