@@ -1,4 +1,4 @@
-"""No difference that matters, by one-sided t tests against a smallest effect: upper end < margin, lower end > -margin."""
+"""No difference that matters, by one-sided t tests against the smallest: upper end < margin, lower end > -margin."""
 
 import math
 from collections.abc import Sequence

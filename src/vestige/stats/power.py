@@ -119,9 +119,14 @@ def seeds_needed(chance: Callable[[Array], Array], *, fewest: int, most: int, po
       most: number of seeds to end with.
       power: the chance asked for.
     """
-    seeds_M = np.arange(fewest, most + 1, dtype=np.float64)
-    enough_M = chance(seeds_M) >= power
-    return int(seeds_M[np.argmax(enough_M)]) if enough_M.any() else None
+    start, size = fewest, 32
+    while start <= most:  # most answers are small numbers, so the first ones are tried first
+        seeds_M = np.arange(start, min(start + size, most + 1), dtype=np.float64)
+        enough_M = chance(seeds_M) >= power
+        if enough_M.any():
+            return int(seeds_M[np.argmax(enough_M)])
+        start, size = start + size, 2 * size
+    return None
 
 
 def _chance(shift_M: Array, least_M: Array, df_M: Array, level: float) -> Array:
