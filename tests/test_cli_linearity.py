@@ -124,6 +124,21 @@ def test_a_folder_of_checkpoints_killed_and_run_again(linearity, home: Path, mon
     assert alone["value"].equals(parts[-1]["value"])
 
 
+def test_training_images_make_the_linear_model(linearity, home: Path):
+    done = linearity(*OWN, *CHECKPOINTS, "--training-data", "folder:train", "--out", "o")
+    assert done.returncode == 0, done.stderr
+    table = pl.read_parquet("o/linearity.parquet").filter(layer="logits")
+    accuracy = table.filter(measure="kalimeris-linear-top1")["value"].unique()
+    assert accuracy.len() == 1, "one linear model for all checkpoints"
+    assert accuracy.item() > 0.5
+    last = table.filter(measure="kalimeris", step=30)["value"].item()
+    assert f"explained by a linear model {last:.3f}" in done.stdout.splitlines()[-2]
+    assert "left out" not in done.stderr
+    assert "Explained by a linear model" in (home / "o/linearity.html").read_text()
+    record = json.loads((home / "o/linearity.json").read_text())
+    assert record["checkpoints"][0]["results"][0]["batch_norm"].startswith("recomputed from up to 2,048 images of")
+
+
 def test_one_that_diverged_does_not_stop_the_others(linearity, home: Path):
     content = torch.load("ck/ckpt_10.pth")
     content["state_dict"]["module.fc.bias"] += torch.nan
@@ -169,7 +184,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         "reading weights ck/ckpt_3.pth: there is no such file. Did you mean 'ckpt_30.pth'",
     ),
     "a misspelt option": ((*OWN, *LAST, "--pars", "3"), "unknown option --pars. Did you mean 'pairs'"),
-    "too few of CKA": ((*OWN, *LAST, "--cka-images", "3"), "reading --cka-images: 3 is not from 4 to 4000"),
+    "too few of CKA": ((*OWN, *LAST, "--cka-images", "3"), "reading --cka-images: 3 is less than 4. Give 4 or more"),
     "no pairs": ((*OWN, *LAST, "--pairs", "0"), "reading --pairs: 0 is less than 1"),
     "k of 0": ((*OWN, *LAST, "--top-k", "1", "0"), "reading --top-k: (1, 0). Give whole numbers from 1"),
     "unknown dtype": ((*OWN, *LAST, "--dtype", "float16"), "reading --dtype: unknown value 'float16'"),

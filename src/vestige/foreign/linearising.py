@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,12 @@ from vestige.foreign.request import LinearityRequest, checked
 from vestige.foreign.tabling import Made, Tabling
 from vestige.foreign.turns import Entry, Outcome
 from vestige.foreign.weight_files import WeightFile
+from vestige.measurement.comparing import LinearModel
 from vestige.measurement.linearising import linearity
 from vestige.runs.tables import SCHEMA_VERSIONS, conform
 from vestige.training.runtime import session
+
+_SAID = {"midpoint": "midpoint nonlinearity of the logits", "kalimeris": "explained by a linear model"}
 
 
 def linearise_foreign(request: LinearityRequest, *, verify: bool = False, show: bool = True) -> Outcome:
@@ -51,6 +54,8 @@ class _Linearising(Tabling):
     doing, done, through = "measuring linearity of", "measured", "linearity"
 
     request: LinearityRequest
+    _compared: list[LinearModel] = field(default_factory=list)
+    """The linear model that all sets of weights are compared with, once there is one."""
 
     def key(self, file: WeightFile) -> str:
         """Hash of everything that can change the table of a set of weights."""
@@ -74,9 +79,12 @@ class _Linearising(Tabling):
                 pairs=request.pairs,
                 cka_images=request.cka_images,
                 top_k=request.top_k,
+                linear_model=self._compared[0] if self._compared else None,
                 progress=count.at,
                 **bench.preparation,
             )
+        if result.linear_model is not None and not self._compared:
+            self._compared.append(result.linear_model)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
         return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
 
@@ -95,9 +103,11 @@ class _Linearising(Tabling):
         name = entry["file"] if self.request.checkpoints else record["model"]["name"]
         step = "" if entry["step"] is None else f" (step {entry['step']})"
         parts = [f"top-1 {found['top1']:.2%}, loss {found['loss']:.3f} on {found['n']} images"]
-        for measure, words in (("midpoint", "midpoint nonlinearity of the logits"), ("kalimeris", "linear share")):
-            for value in table.filter(measure=measure, layer="logits")["value"]:
-                parts.append(f"{words} {value:.3f}")  # noqa: PERF401
+        for measure, words in (
+            ("midpoint", "midpoint nonlinearity of the logits"),
+            ("kalimeris", "explained by a linear model"),
+        ):
+            parts += [f"{words} {value:.3f}" for value in table.filter(measure=measure, layer="logits")["value"]]
         churn = table.filter(measure="gate-churn")["value"].fill_nan(None).mean()
         parts += [f"mean gate churn {churn:.3f}"] if isinstance(churn, float) else []
         return [f"{name}{step}: {', '.join(parts)}"]

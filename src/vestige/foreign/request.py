@@ -18,8 +18,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(AblationMode),
 }
 POSITIVE = ("classes", "limit", "batch_size", "threads", "workers", "images", "pairs")
-CKA_IMAGES = (4, 4000)
-"""At least, for the unbiased estimator; at most, since matrices of images x images are held."""
+CKA_IMAGES = 4
+"""The unbiased estimator needs so many."""
 _Request = TypeVar("_Request", bound="AnyRequest")
 KINDS = ("torchvision:NAME", "timm:NAME", "path.py:object")
 
@@ -37,7 +37,8 @@ class ModelOptions:
     data: str | None = None
     """Labelled images: folder:PATH, parquet:FILE, torchvision:NAME:PATH, digits or path.py:object."""
     training_data: str | None = None
-    """Images, likewise, from which batch-norm statistics are recomputed; without, the stored ones are used."""
+    """Images, likewise, from which batch-norm statistics are recomputed; without, the stored ones are used. For
+    linearity also what the linear model is fitted to that the network is compared with."""
     preprocess: str = "auto"
     """imagenet, cifar10, none, or size=224,resize=256,mean=0.5,std=0.5; auto: as the model's library evaluates it."""
     layers: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ class LinearityOptions(ModelOptions):
     pairs: int = 1000
     """Pairs of images between which midpoint nonlinearity and gate churn are measured."""
     cka_images: int = 1000
-    """Images of the similarity of layers (CKA), 4 to 4000."""
+    """Images of the similarity of layers (CKA) and of ridge regression, 4 at least."""
     top_k: tuple[int, ...] = (1, 2, 3)
     """Largest activations averaged in the paper's cross-layer correlation, each number in its turn."""
     batch_size: int = 256
@@ -218,9 +219,8 @@ def _wrong(option: str, found: str, remedy: str) -> ConfigError:
 
 
 def _check_linearity(request: LinearityRequest) -> None:
-    low, high = CKA_IMAGES
-    if not low <= request.cka_images <= high:
-        raise _wrong("cka_images", f"{request.cka_images} is not from {low} to {high}", f"Give {low} to {high}")
+    if request.cka_images < CKA_IMAGES:
+        raise _wrong("cka_images", f"{request.cka_images} is less than {CKA_IMAGES}", f"Give {CKA_IMAGES} or more")
     if not request.top_k or min(request.top_k) < 1:
         raise _wrong("top_k", f"{request.top_k or 'no value'}", "Give whole numbers from 1, such as 1 2 3")
 

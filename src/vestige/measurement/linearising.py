@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import nan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import torch
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vestige.data.loader import Tile
-from vestige.data.subsets import balanced_indices
 from vestige.errors import ConfigError, DataError, ModelError
 from vestige.measurement.averaging import OfRows, Rows
-from vestige.measurement.inputs import Feed, batches
+from vestige.measurement.choosing import Choice, as_rows
+from vestige.measurement.comparing import LinearModel, described, fitted, of_linear
+from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
-from vestige.measurement.linearity.pixels import PixelModel, fit_pixels, images_to_fit
-from vestige.measurement.network import Dtype, Network, check_labels
-from vestige.measurement.preparing import FORWARD_IMAGES, Preparation, Prepared, check_at_least, prepare, warn_of
+from vestige.measurement.network import Dtype, Network
+from vestige.measurement.preparing import Preparation, check_at_least, prepare, warn_of
 from vestige.measurement.recalibrating import BatchNorm
 from vestige.models.layers import Layer
 from vestige.runs.store import write_table
@@ -35,13 +35,6 @@ MOST_IMAGES, PAIRS, CKA_IMAGES, TOP_K = 10_000, 1000, 1000, (1, 2, 3)
 Progress = Callable[[int, int | None], None]
 AFFINE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.1}
 """An anchor whose midpoint nonlinearity is below this is affine up to rounding."""
-
-
-class LinearModel(Protocol):
-    """What a network is compared with."""
-
-    def predict(self, inputs: Tensor, /) -> Tensor:
-        """The class of each input, int64, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -98,31 +91,39 @@ def linearity(
 ) -> LinearityResult:
     """Measure how close a classifier is to linear, beside the same network without its ReLUs (the anchor).
 
-    The anchor has the network's weights and batch-norm statistics, every ReLU being replaced by the identity. It is
-    what a linear network of this shape would read, and what the numbers are to be read against:
+    The anchor has the network's weights and batch-norm statistics, every ReLU being replaced by the identity: what a
+    linear network of this shape reads. The measures; what their ends mean; what the anchor reads:
 
-    | measure | definition | its ends | its anchor |
-    |---|---|---|---|
-    | midpoint | sqrt(sum ||h(mid) - avg||^2 / sum ||(h1 - h2)/2||^2) over pairs of inputs, h1 and h2 being what a \
-layer gives for them (whole maps; the logits less their mean over classes), avg the mean of h1 and h2, and mid what \
-it gives for the mean of the inputs | 0: affine; sqrt(3): outputs that are unrelated | must be 0 |
-    | gate-churn | share of a ReLU layer's gates that are open for one input of a pair and closed for the other | 0: \
-affine; beside it gate-churn-independent | 0: it has no gates |
-    | gate-churn-independent | mean of 2p(1 - p) over the gates, p being how often a gate is open | what gates that \
-open independently of everything would give: 0 to 0.5 | 0 |
-    | cka | unbiased linear CKA of whole maps, layer with input, logits and every later layer: HSIC1(K, L) / \
-sqrt(HSIC1(K, K) HSIC1(L, L)) of the Gram matrices | 1: the same up to rotation and scale; 0: unrelated, in \
-expectation | less than 1: a linear map need not keep angles |
-    | correlation-topK | of the mean of each image's K largest activations: mean |Pearson r| between layers of \
-different stages and the logits, over the images of a class, averaged over classes (the paper's measure) | 1: \
-proportional; about sqrt(2 / (pi n)) for unrelated layers, n images a class | 0.4 to 0.6 in exactly linear random \
-networks |
-    | correlation-fixedK | the same of K channels drawn once | as above | as above |
-    | correlation-csiK | the same of the K channels of highest class selectivity | as above | as above |
+    - `midpoint`, each layer's whole maps, and the logits less their mean over classes: sqrt(sum ||h(mid) - avg||^2 /
+      sum ||(h1 - h2)/2||^2) over pairs of inputs, h1 and h2 being what the two give, avg the mean of these, h(mid) what
+      the mean of the inputs gives. 0: affine; sqrt(3): outputs that are unrelated. Anchor: 0.
+    - `gate-churn`, each layer that is a ReLU: share of gates that are open for one input of a pair and closed for the
+      other. 0: affine. Anchor: 0, having no gates.
+    - `gate-churn-independent`: the mean over gates of 2p(1 - p), p being how often a gate is open: what the churn of
+      gates that open independently of everything would be. 0: gates that never change; 0.5: gates as good as coins.
+    - `cka`, each layer with "input", "logits" and each later layer: linear CKA of whole maps, HSIC1(K, L) /
+      sqrt(HSIC1(K, K) HSIC1(L, L)) of Gram matrices K and L, HSIC1 being the unbiased estimator. 1: the same up to
+      rotation and scale; 0, in expectation: unrelated. Anchor: below 1, as a linear map need not keep angles.
+    - `ridge-flattened`, the input and each layer's whole maps, and `ridge-pooled`, each layer's spatial means: 1 -
+      SSE/SST of the logits less their mean over classes, summed over logits, on a held-out half of the CKA images;
+      ridge regression with intercept, its penalty by five-fold cross-validation. 1: the logits are affine in these
+      values; 0: predicted no better than by their mean; below 0: worse. Anchor: 1 from whole maps and the input, if the
+      images to fit outnumber the input's dimensions. From the pooled last layer 1 by construction in most networks.
+    - `kalimeris`, of "logits": 1 - I(F;Y|L) / I(F;Y), F being the class that the network predicts, Y the true one, L
+      what a linear model of the inputs predicts; both terms less their mean under permutations of F (within strata of L
+      for the first). 1: the linear model explains all that the network knows; 0: nothing. NaN where I(F;Y) is below 0.1
+      bit. With N < 5 C^3 images classes are put into groups. Beside it `kalimeris-information` (I(F;Y), bits),
+      `kalimeris-unexplained` (I(F;Y|L), bits), `kalimeris-groups` (groups of classes) and `kalimeris-linear-top1` (the
+      linear model's accuracy). Anchor: read against it, since no linear network makes the best linear predictions.
+    - `correlation-topK`, of "all" layers: of the mean of each image's K largest activations, |Pearson r| between layers
+      of different stages and the logits, over the images of a class; mean over pairs of layers and over classes. The
+      paper's measure. 1: proportional; about sqrt(2 / (pi n)), with n images a class: unrelated. Anchor: 0.4 to 0.6 in
+      random networks. `correlation-fixedK`: of K channels drawn once; `correlation-csiK`: of the K channels of highest
+      class selectivity.
 
     NaN where a measure is undefined, as for a layer that gives the same for all images. The anchor is NaN where there
-    is none: no ReLU in the network, or one that cannot be taken out; then a note says so. Where the network has other
-    nonlinearities (max-pooling, GELU, layer norms, attention) the anchor is not affine, and a note says by how much.
+    is none: the network has no ReLU, or one that cannot be taken out; a note says so. Where a network has other
+    nonlinearities (max-pooling, GELU, layer norms, attention) its anchor is not affine; a note says by how much.
 
     Args:
       model: any classifier. A copy of it is measured; it is left as it was.
@@ -131,14 +132,19 @@ networks |
         of one shape.
       layers: names, patterns ("layer3.*") or module paths; None: all that `vestige.layers` lists.
       images: use at most so many, N: the same number of each class where the data can be read in any order and tell
-        their labels beforehand, else the first. Pooled activations of all are held (16 bytes x N x U).
+        their labels beforehand, else the first. Pooled activations of all are kept, 16 bytes x N x U, in files where
+        they take more than an eighth of free memory.
       pairs: pairs of images of midpoint and gate-churn, P: neighbours on a fixed random way through the images; at most
         N.
-      cka_images: images of cka, a fixed random set, 4 to 4,000. max(P + 1, cka_images) inputs are held, and one matrix
-        of cka_images x cka_images float64 a layer.
+      cka_images: images of cka and ridge, a fixed random set, 4 at least. max(P + 1, cka_images) inputs are held, and a
+        matrix of cka_images x cka_images (at most 4,000, beyond which batches are averaged) in float64 a layer.
       top_k: each K of the correlations.
       batch_norm: "recalibrate": recompute the statistics from `training_data`; "stored": as the model has them.
-      training_data: of the same kinds as `data`; 2,048 of its images are used for the statistics.
+      training_data: of the same kinds as `data`; 2,048 of its images are used for the statistics, and with their labels
+        as many as 64 million pixels (images averaged to 32 x 32) for the linear model of `kalimeris`, an L2 logistic
+        regression whose penalty is chosen on a held-out fifth. Without them `kalimeris` is left out.
+      linear_model: in place of that: what has a method `predict`, of inputs (N, ...) to their classes, int64 (N,); such
+        as `.linear_model` of another result.
       device: to measure on; None: where the model is.
       dtype: that weights and inputs are given, whatever the model has. "float64" makes the anchor exact (midpoints of
         1e-12); "bfloat16": float32 under autocast, its deviation among the notes.
@@ -164,17 +170,17 @@ networks |
     _check(images, pairs, cka_images, top_k)
     how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     feed = batches(data, batch_size=batch_size, workers=workers)
-    choice = _Choice(feed, images, batch_size)
+    choice = Choice(feed, images, batch_size)
     first, tiles = _looked_into(choice)
     ready = prepare(how, first.inputs)
     rows, (anchored, why) = Rows.like(first.inputs, ready.network, DOING), _anchor(ready.network)
-    compared, lacking = _fitted(how, ready, rows) if linear_model is None else (linear_model, "")
+    compared, lacking = fitted(how, ready, rows) if linear_model is None else (linear_model, "")
     going = _Going(progress, choice.length, pairs, 1 + anchored, len(first.labels))
     network, scores = OfRows.of(ready.network, rows, going.count), _Scores()
     asked = {"pairs": pairs, "cka_images": cka_images, "top_k": tuple(top_k)}
     table = measure_linearity(
         network,
-        going.tiles(_as_rows(tiles, ready, rows)),
+        going.tiles(as_rows(tiles, ready, rows)),
         **asked,
         linear_labels=compared and compared.predict,
         place=Place(1.0, free_memory() / 8),
@@ -182,7 +188,7 @@ networks |
         told=scores.tell,
     )
     going.end()
-    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *_of_linear(compared, lacking), *_of_anchor(table, dtype))
+    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *of_linear(compared, lacking), *_of_anchor(table, dtype))
     warn_of(notes)
     settings = {
         **ready.settings,
@@ -193,7 +199,7 @@ networks |
         "images": images,
         "top_k": list(top_k),
         "anchor": anchored,
-        "linear_model": _described(compared),
+        "linear_model": described(compared),
         "device": str(network.device),
         "batch_size": batch_size,
     }
@@ -253,45 +259,6 @@ class _Scores:
         self.loss = cross_entropy(logits_NC.double(), labels_N).item()
 
 
-class _Choice:
-    """Which images of some data are used.
-
-    Attributes:
-      length: how many, None where that is not known beforehand.
-      notes: what must be said of the choice.
-    """
-
-    def __init__(self, feed: Feed, most: int, batch_size: int):
-        self._feed, self._most, self._size = feed, most, batch_size
-        self._begun = False
-        self.length = None if feed.length is None else min(feed.length, most)
-        self._left_out = feed.length is not None and feed.length > most
-        self._balanced = self._left_out and feed.jumps and feed.labels is not None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """See the class; complete when all were read."""
-        if not self._left_out:
-            return ()
-        which = "the same number of each class" if self._balanced else "the first, whatever their classes"
-        return (f"Only {self._most:,} of the images are used ({which}): `images` says how many.",)
-
-    def __iter__(self) -> Iterator[Tile]:
-        if self._balanced:
-            assert self._feed.labels is not None
-            chosen = balanced_indices(self._feed.labels, self._most)
-            yield from self._feed.at([chosen[i : i + self._size] for i in range(0, len(chosen), self._size)])
-            return
-        left = self._most
-        for tile in self._feed:
-            if not left:
-                self._left_out = True
-                return
-            yield tile._replace(valid=min(tile.valid, left))
-            self._left_out |= tile.valid > left
-            left -= min(tile.valid, left)
-
-
 def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int]) -> None:
     check_at_least(DOING, "images", images, 4)
     check_at_least(DOING, "pairs", pairs, 1)
@@ -302,57 +269,13 @@ def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int]) -> No
         raise ConfigError(DOING, found="top_k is empty", remedy="Give one k at least, such as top_k=(1,)")
 
 
-def _looked_into(choice: _Choice) -> tuple[Tile, Iterator[Tile]]:
+def _looked_into(choice: Choice) -> tuple[Tile, Iterator[Tile]]:
     """The first tile, and all of them."""
     tiles = iter(choice)
     first = next(tiles, None)
     if first is None:
         raise DataError(DOING, found="there are no images", remedy="Give at least 4 images, of two classes or more")
     return first, chain([first], tiles)
-
-
-def _as_rows(tiles: Iterator[Tile], ready: Prepared, rows: Rows) -> Iterator[Tile]:
-    for tile in tiles:
-        yield ready.relabelled(tile)._replace(inputs=rows.of(tile.inputs))
-
-
-def _fitted(how: Preparation, ready: Prepared, rows: Rows) -> tuple[PixelModel | None, str]:
-    """A linear model of the training inputs; or why there is none."""
-    if how.training_data is None:
-        return None, "it needs training_data, with labels"
-    if isinstance(how.training_data, Iterator):
-        return None, "training_data can be read only once, and must be read twice"
-    size = how.batch_size or FORWARD_IMAGES
-    try:
-        feed = batches(how.training_data, batch_size=size, workers=how.workers)
-        tiles = _as_rows(iter(_Choice(feed, images_to_fit(rows.shape), size)), ready, rows)
-        return fit_pixels(_with_known_labels(tiles, ready.network.classes)), ""
-    except DataError as error:
-        return None, f"of training_data, {error.found}"
-
-
-def _with_known_labels(tiles: Iterator[Tile], classes: int) -> Iterator[Tile]:
-    for tile in tiles:
-        check_labels(tile.labels[: tile.valid], classes, doing=DOING)
-        yield tile
-
-
-def _of_linear(compared: LinearModel | None, lacking: str) -> Iterator[str]:
-    """What must be said of the linear model."""
-    if compared is None:
-        yield f"How much a linear model of the inputs explains (kalimeris) is left out: {lacking}."
-    elif isinstance(compared, PixelModel) and not compared.converged:
-        yield (
-            "The linear model of the inputs (kalimeris) was not fitted to the end: its predictions may not be the best "
-            "that a linear model makes."
-        )
-
-
-def _described(compared: LinearModel | None) -> dict[str, Any] | None:
-    if not isinstance(compared, PixelModel):
-        return None if compared is None else {"kind": type(compared).__name__}
-    made = {"penalty": compared.penalty, "images": compared.images, "converged": compared.converged}
-    return {"kind": "logistic regression", **made}
 
 
 def _anchor(network: Network) -> tuple[bool, tuple[str, ...]]:
