@@ -5,27 +5,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from made_up_linearity import LABELS, LAYERS, C, N, fresh, maps_by_hooks, measured, values
 from torch import nn
 
-from vestige.config import ModelConfig
-from vestige.data.loader import Tile
 from vestige.errors import DataError, ModelError
-from vestige.measurement.linearity import grams, measure_linearity
+from vestige.measurement.linearity import grams
 from vestige.measurement.network import Network
-from vestige.models.zoo import build
 from vestige.runs.tables import SCHEMAS, conform
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
-
-N, C = 60, 3
-LAYERS = ("layer1.0", "layer2.0", "layer3.0")
-LABELS = torch.arange(N) % C
-
-
-def fresh():
-    """In float64, so that the anchor is affine to 1e-12 and the references agree to 1e-9."""
-    model = build(ModelConfig(name="resnet8", width=4), classes=C, channels=1, size=8, seed=0)
-    return model.double().eval()
 
 
 @pytest.fixture(scope="module", name="model")
@@ -36,39 +24,6 @@ def _model():
 @pytest.fixture(scope="module", name="inputs")
 def _inputs():
     return torch.randn(N, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def tiles_of(inputs, labels, size):
-    """Tiles padded with a strange image, which must not count."""
-    for start in range(0, len(inputs), size):
-        x, y = inputs[start : start + size], labels[start : start + size]
-        short = size - len(x)
-        x_T = torch.cat([x, torch.full((short, *x.shape[1:]), 9.0, dtype=x.dtype)])
-        yield Tile(x_T, torch.cat([y, y.new_zeros(short)]), len(x), np.arange(size))
-
-
-def measured(model, inputs, labels=LABELS, size=32, **settings):
-    network = Network.prepare(model, torch.zeros(2, 1, 8, 8, dtype=inputs.dtype))
-    return measure_linearity(network, tiles_of(inputs, labels, size), **settings)
-
-
-def values(table, measure):
-    rows = table.filter(pl.col("measure") == measure)
-    return {(row["layer"], row["other"]): row["value"] for row in rows.iter_rows(named=True)}
-
-
-def maps_by_hooks(model, inputs):
-    """Whole maps of each layer, by forward hooks on the model itself, and its logits."""
-    found = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, n=name: found.update({n: out}))
-        for name in LAYERS
-    ]
-    with torch.no_grad():
-        logits = model(inputs)
-    for hook in hooks:
-        hook.remove()
-    return found | {"logits": logits}
 
 
 def test_the_anchor_is_affine_and_the_network_is_not(model, inputs):

@@ -101,7 +101,7 @@ class LinearPredictions:
             linear_T = self._given(tile.inputs[: tile.valid]).cpu()
         self._seen += tile.valid
         if len(linear_T) != tile.valid:
-            self._refuse(f"more than {len(self._given)}" if isinstance(self._given, Tensor) else "another number of")
+            self._refuse("fewer" if isinstance(self._given, Tensor) else "another number of")
         check_labels(linear_T, self._classes, doing=f"{DOING}: reading linear_labels")
         return linear_T
 
@@ -112,12 +112,11 @@ class LinearPredictions:
           DataError: there are predictions left.
         """
         if isinstance(self._given, Tensor) and self._seen != len(self._given):
-            self._refuse(f"{self._seen}")
+            self._refuse("more")
 
-    def _refuse(self, images: str) -> None:
-        given = len(self._given) if isinstance(self._given, Tensor) else "other"
+    def _refuse(self, many: str) -> None:
         raise DataError(
             DOING,
-            found=f"linear_labels has {given} predictions for {images} images",
+            found=f"linear_labels gives {many} predictions than there are images",
             remedy="Give one prediction for every image, in the order of the images",
         )

@@ -24,8 +24,9 @@ VALUES = 2**26
 """Pixels of all images that are fitted, at most: 21,845 images of 3 x 32 x 32. Others are left out."""
 PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Tried from the strongest, until the cross-entropy of a held-out fifth rises."""
-ITERATIONS, TOLERANCE = 2000, 1e-5
-"""Of the optimiser: L-BFGS ends where no component of the gradient exceeds the tolerance."""
+ITERATIONS, TOLERANCE, ROUGH = 2000, 1e-5, 1e-4
+"""Of the optimiser: L-BFGS ends where no component of the gradient exceeds the tolerance; while penalties are tried, a
+rougher one."""
 _DOING = "fitting the linear model of the pixels"
 _HELD_OUT = 5  # every fifth image of a class
 
@@ -83,7 +84,7 @@ def fit_pixels(tiles: Iterable[Tile]) -> PixelModel:
     pixels_ND /= scale
     with threadpool_limits(torch.get_num_threads()):
         penalty = _choose_penalty(pixels_ND, labels_N)
-        regression, converged = _fit(pixels_ND, labels_N, penalty)
+        regression, converged = _fit(pixels_ND, labels_N, penalty, TOLERANCE)
     return PixelModel(regression, mean, scale, penalty, converged, len(labels_N))
 
 
@@ -97,7 +98,7 @@ def _choose_penalty(pixels_ND: np.ndarray, labels_N: np.ndarray) -> float:
     fitted_ND, fitted_labels_N = pixels_ND[~held_out_N], labels_N[~held_out_N]
     before = None
     for penalty in PENALTIES:
-        before, _ = _fit(fitted_ND, fitted_labels_N, penalty, before)
+        before, _ = _fit(fitted_ND, fitted_labels_N, penalty, ROUGH, before)
         chances = before.predict_proba(pixels_ND[held_out_N])
         right = chances[np.arange(len(chances)), np.searchsorted(before.classes_, labels_N[held_out_N])]
         loss = -np.log(np.maximum(right, 1e-30)).mean()
@@ -107,12 +108,14 @@ def _choose_penalty(pixels_ND: np.ndarray, labels_N: np.ndarray) -> float:
     return best
 
 
-def _fit(pixels_ND: np.ndarray, labels_N: np.ndarray, penalty: float, before: Any = None) -> tuple[Any, bool]:
+def _fit(
+    pixels_ND: np.ndarray, labels_N: np.ndarray, penalty: float, tolerance: float, before: Any = None
+) -> tuple[Any, bool]:
     """The regression, from where another ended, and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    regression = before or LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE, warm_start=True)
+    regression = before or LogisticRegression(max_iter=ITERATIONS, tol=tolerance, warm_start=True)
     regression.set_params(C=1 / (penalty * len(labels_N)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
