@@ -80,6 +80,20 @@ CASES = {
         "inconclusive",
         "",
     ),
+    "C1 index alone falls, and never rose": (
+        "C1",
+        Effects(csi=at_end(_0=0.24), eta2={0: 0.1, 4: 0.3, LAST: 0.3}),
+        {"rise": "not supported"},
+        "not supported",
+        INDEX_ONLY,
+    ),
+    "C1 both stay": (
+        "C1",
+        Effects(csi=at_end(_24=0.235, _100=0.23), eta2={0: 0.1, 4: 0.3, LAST: 0.3}),
+        {"fall": "not supported", "rapid": "inconclusive"},
+        "not supported",
+        "",
+    ),
     "C2 as published": ("C2", Effects(), {}, "supported", ""),
     "C2 only when zeroed": (
         "C2",
@@ -107,6 +121,20 @@ CASES = {
         Effects(spread={"advantage": 0.2}),
         dict.fromkeys(("early.zero", "early.mean", "change.zero", "change.mean"), "inconclusive"),
         "inconclusive",
+        "",
+    ),
+    "C2 only when replaced by the mean": (
+        "C2",
+        Effects(advantage={"zero": (0.01, 0.0), "mean": (0.12, 0.02)}),
+        {"early.zero": "not supported", "change.zero": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C2 matters later, and more": (
+        "C2",
+        Effects(advantage={"zero": (0.06, 0.15), "mean": (0.06, 0.15)}),
+        {"change.zero": "contradicted", "change.mean": "contradicted"},
+        "contradicted",
         "",
     ),
     "C3 as published": ("C3", Effects(), {}, "supported", ""),
@@ -138,6 +166,34 @@ CASES = {
         "inconclusive",
         MORE_LINEAR_ONLY,
     ),
+    "C3 neither close to linear nor closer than later": (
+        "C3",
+        Effects(kalimeris=(0.6, 0.58)),
+        {"b.level": "not supported", "b.above-final": "not supported"},
+        "not supported",
+        MORE_LINEAR,
+    ),
+    "C3 a linear model explains more of the trained network": (
+        "C3",
+        Effects(kalimeris=(0.86, 0.99)),
+        {"b.above-final": "contradicted"},
+        "contradicted",
+        MORE_LINEAR,
+    ),
+    "C3 as explained, no more linear": (
+        "C3",
+        Effects(midpoint=(0.5, 0.5)),
+        {"a": "not supported"},
+        "not supported",
+        "",
+    ),
+    "C3 seeds disagree on the midpoint": (
+        "C3",
+        Effects(spread={"midpoint": 0.8}),
+        {"a": "inconclusive"},
+        "inconclusive",
+        "",
+    ),
     "C3 less linear early": (
         "C3",
         Effects(midpoint=(0.7, 0.4)),
@@ -166,6 +222,27 @@ CASES = {
         {"d": "inconclusive"},
         "inconclusive",
         TIMING_MATTERS,
+    ),
+    "C4 early unclear": (
+        "C4",
+        Effects(harm=HARM | {"early": 0.019, "mid": -0.03}),
+        {"a": "inconclusive"},
+        "inconclusive",
+        "",
+    ),
+    "C4 early against mid unclear": (
+        "C4",
+        Effects(harm=HARM | {"mid": 0.041}),
+        {"c": "inconclusive"},
+        "inconclusive",
+        "",
+    ),
+    "C4 mid harms more": (
+        "C4",
+        Effects(harm=HARM | {"mid": 0.1}),
+        {"c": "contradicted"},
+        "contradicted",
+        "",
     ),
     "C4 early does no harm": (
         "C4",
@@ -213,10 +290,30 @@ def test_synthetic_study_gets_the_verdict_its_truth_deserves(claim, effects, dif
     assert finding in found["sentence"]
 
 
-def test_the_cases_give_every_verdict_to_clauses_and_claims():
+def test_the_cases_give_every_verdict_to_every_claim_and_every_finding_to_whom_it_may_belong():
     words = {"supported", "contradicted", "not supported", "inconclusive"}
-    assert {verdict for *_, verdict, _ in CASES.values()} == words
-    assert {word for *_, differing, _, _ in CASES.values() for word in differing.values()} >= words - {"supported"}
+    refuted = words - {"supported"}
+    found = {(claim, verdict) for claim, _, _, verdict, _ in CASES.values()}
+    assert found == {(claim, word) for claim in ("C1", "C2", "C3", "C4") for word in words}
+    assert {word for *_, differing, _, _ in CASES.values() for word in differing.values()} >= refuted
+    findings = {(finding, verdict) for *_, verdict, finding in CASES.values() if finding}
+    assert findings >= {(TIMING_MATTERS, word) for word in refuted}
+    assert findings >= {(INDEX_ONLY, "supported"), (INDEX_ONLY, "not supported")}
+    assert findings >= {
+        (MORE_LINEAR, "not supported"),
+        (MORE_LINEAR, "contradicted"),
+        (MORE_LINEAR_ONLY, "inconclusive"),
+    }
+
+
+def test_timing_matters_where_the_cause_was_not_measured():
+    def without_eta2(table):
+        return table.filter(~pl.col("condition").str.contains("eta2"))
+
+    claim = judged(change={"history": without_eta2})["C4"]
+    assert verdicts(claim) == {"a": "supported", "b": "supported", "c": "supported", "d": "not measured"}
+    assert (claim["verdict"], claim["finding"]) == ("inconclusive", TIMING_MATTERS)
+    assert "not measured: C4.d" in claim["note"]
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
