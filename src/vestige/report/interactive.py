@@ -53,7 +53,8 @@ def _traces(mark: Mark, keys: dict[str, Key], panel: Panel, scale: StepScale) ->
         "legendgroup": mark.key,
         "showlegend": False,
     }
-    shown = "%{y:.1%}" if panel.y.percent else "%{y:.4~g}"
+    named = panel.y.kind == "names"  # the texts say it all
+    shown = "" if named else "%{y:.1%}" if panel.y.percent else "%{y:.4~g}"
     if isinstance(mark, Points):
         texts = [_plain(text) for text in mark.texts] or [""] * len(x)
         look = {"size": 11, "opacity": 1, "line": {"width": 1.5}} if mark.big else {"size": 4.5, "opacity": 0.5}
@@ -74,7 +75,7 @@ def _traces(mark: Mark, keys: dict[str, Key], panel: Panel, scale: StepScale) ->
     dash = {"mean": key.dash, "anchor": "dot", "seed": "solid"}[mark.weight]
     line = {"width": look["width"], "dash": dash}
     trace = base | {"mode": look["mode"], "line": line, "opacity": look["alpha"], "meta": {"slot": key.slot}}
-    if mark.weight == "seed":
+    if mark.weight == "seed" or named:
         return [trace | {"hoverinfo": "skip"}]
     where = "step %{customdata}<br>" if steps else "%{x:.4~g}<br>"
     hover = f"<b>{_plain(mark.key)}</b> {shown}<br>{where}{_plain(mark.note)}<extra></extra>"

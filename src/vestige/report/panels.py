@@ -95,8 +95,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `levels`: horizontal reference lines with their names; `empty`: why nothing is "
-    "drawn."""
+    """One pair of axes. `levels`: horizontal reference lines with their names; `empty`: why nothing is drawn; `dense`:
+    rows with names are half as high."""
 
     title: str
     x: Axis
@@ -108,6 +108,7 @@ class Panel:
     table: Table | None = None
     empty: str = ""
     wide: bool = False
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Figure:
       views: the first is shown first.
       missing: what is not shown, and why.
       sources: the files of the study it is drawn from.
+      table: shown on the page above the drawing.
     """
 
     id: str
@@ -149,6 +151,7 @@ class Figure:
     views: tuple[View, ...]
     missing: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    table: Table | None = None
 
     @property
     def shown(self) -> bool:

@@ -3,6 +3,7 @@
 from vestige.report.figures.ablation import ablation, single_neurons
 from vestige.report.figures.accuracy import accuracy
 from vestige.report.figures.causality import causality
+from vestige.report.figures.departures import departures
 from vestige.report.figures.importance import importance
 from vestige.report.figures.linearity import linearity
 from vestige.report.figures.mediators import mediators
@@ -21,4 +22,6 @@ def build_figures(source: Source) -> tuple[Figure, ...]:
     figures = list(_FIGURES)
     if source.study.grid is not None:
         figures.insert(figures.index(mediators), timing)
+    if (source.claims or {}).get("departures"):
+        figures.insert(figures.index(accuracy), departures)
     return tuple(figure(source) for figure in figures)

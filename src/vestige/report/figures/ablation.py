@@ -25,8 +25,8 @@ _MOST_POINTS = 2000
 
 
 def ablation(source: Source) -> Figure:
-    """Figure F2: normalised areas under the curves of cumulative ablation."""
-    frame = source.table("cumulative")
+    """Figure F2: normalised areas under the curves of cumulative ablation, by the corrected protocol."""
+    frame = source.table("cumulative").filter(protocol="corrected")
     rows = areas(frame, source.classes) if not frame.is_empty() else pl.DataFrame()
     views = _area_views(source, rows) if not rows.is_empty() else ()
     wanted = source.study.measurements.cumulative
