@@ -137,19 +137,13 @@ _UNREGISTERED = "not registered: `vestige run` writes down what is claimed befor
 
 def _in_words(edit: Mapping[str, Any]) -> str:
     field, before, after = edit["field"] or f"claim {edit['claim']}", edit["before"], edit["after"]
-    if before is None:
-        return f"{field} was added{_as(after)}"
-    if after is None:
-        return f"{field} was removed{_as(before)}"
+    if edit["section"] == "claims" and (before is None or after is None):
+        return f"{field} was {'added' if before is None else 'removed'}"
     return f"{field} from {_short(before)} to {_short(after)}"
 
 
-def _as(value: Any) -> str:
-    return "" if isinstance(value, Mapping) else f" ({_short(value)})"
-
-
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
@@ -158,11 +152,18 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[di
     claims = {**before["claims"], **after["claims"]}
     for section in SECTIONS:
         for path, one, other in differences(before[section], after[section]):
-            came_or_went = one is None or other is None
-            if (section == "settings" and one is None) or (section in ("wording", "shared") and came_or_went):
+            if section == "settings" and not _has(before[section], path):
+                continue
+            if section in ("wording", "shared") and (one is None or other is None):
                 continue  # that a claim, or claims at all, came or went is told once
             claim, field = _parted(path, claims) if section in ("claims", "wording") else ("", path)
             yield {"section": section, "claim": claim, "field": field, "before": one, "after": other}
+
+
+def _has(settings: Mapping[str, Any], path: str) -> bool:
+    """Whether there is something, be it None, at a dotted path; names may hold dots."""
+    within = (key for key in settings if path.startswith(f"{key}.") and isinstance(settings[key], Mapping))
+    return path in settings or any(_has(settings[key], path[len(key) + 1 :]) for key in within)
 
 
 def _parted(path: str, claims: Mapping[str, Any]) -> tuple[str, str]:
@@ -200,7 +201,7 @@ def _claimed(study: StudyConfig) -> dict[str, Any]:
             claim.id: {
                 "title": claim.title,
                 "statement": claim.statement,
-                **{clause.id.removeprefix(f"{claim.id}."): clause.sentence for clause in claim.clauses},
+                "sentences": {clause.id.removeprefix(f"{claim.id}."): clause.sentence for clause in claim.clauses},
             }
             for claim in claims
             if claim.own

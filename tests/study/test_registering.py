@@ -1,0 +1,192 @@
+"""What a study claims is written down before its results, and what is changed after them is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_keys import facts
+
+from vestige.config import parse_study
+from vestige.errors import StoreError
+from vestige.runs.manifest import Artifact, update_manifest
+from vestige.runs.store import StudyFolder, read_json
+from vestige.study.plan import make_plan
+from vestige.study.registering import add_registration, read_registration, register, registered_in, tell_registration
+
+STATISTIC = 'mean(selectivity.csi, condition="baseline", step=last)'
+
+
+def plan(*, effect=0.1, statistic=STATISTIC, statement="It is so", seeds=(0, 1), own=True, measurements=None, **claims):
+    mine = {"mine": {"statement": statement, "clauses": [{"statistic": statistic, "smallest_effect": effect}]}}
+    stated = {"judge": ["C1", "C4"], "early_window": 5, "own": mine if own else {}, **claims}
+    settings = {"name": "x", "recipe": {"epochs": 3}, "seeds": list(seeds), "claims": stated}
+    return make_plan(parse_study(settings | {"measurements": measurements or {}}, source="x"), facts(500))
+
+
+@pytest.fixture
+def folder(tmp_path: Path):
+    return StudyFolder(tmp_path)
+
+
+def train(folder: StudyFolder) -> None:
+    """One run with a checkpoint and two tables, as its manifest tells."""
+    one = Artifact("k", 1, "0", 0.0)
+    tables = {"history.parquet": one, "a/step-00000000.parquet": one, "b/step-00000004.parquet": one}
+    update_manifest(folder.run("baseline", 0), key="k", checkpoints={0: (0.0, one), 4: (1.0, one)}, artifacts=tables)
+
+
+def told(folder: StudyFolder):
+    claims = [{"id": "C1"}, {"id": "C4"}, {"id": "mine"}]
+    record = add_registration({"claims": claims}, read_registration(folder))
+    return record["registration"], {claim["id"]: claim["changed"] for claim in record["claims"]}
+
+
+def test_claims_are_written_down_once_with_no_result_yet(folder):
+    register(plan(), folder)
+    before = registered_in(folder).stat().st_mtime_ns
+    register(plan(), folder)
+    assert registered_in(folder).stat().st_mtime_ns == before
+    (entry,) = read_registration(folder)
+    assert (entry["runs"], entry["tables"]) == (0, 0)
+    assert set(entry["claims"]) == {"C1", "C4", "mine"}
+    assert entry["claims"]["mine"] == {"a": {"statistic": STATISTIC, "direction": "at least", "smallest_effect": 0.1}}
+    registration, changed = told(folder)
+    assert registration["before_results"]
+    assert registration["note"].startswith("registered on 20")
+    assert registration["note"].endswith(" UTC, before there was any result")
+    assert registration["edits"] == registration["changed"] == []
+    assert not any(changed.values())
+
+
+def test_editing_before_any_result_is_free(folder):
+    register(plan(), folder)
+    register(plan(effect=0.2), folder)
+    train(folder)
+    register(plan(effect=0.2), folder)
+    assert len(read_registration(folder)) == 2
+    registration, changed = told(folder)
+    assert registration["before_results"]
+    assert registration["hash"] == read_registration(folder)[1]["hash"]
+    assert not any(changed.values())
+
+
+def test_a_claim_edited_after_results_is_named_with_what_when_and_how_much_there_was(folder):
+    register(plan(), folder)
+    train(folder)
+    register(plan(effect=0.05), folder)
+    registration, changed = told(folder)
+    assert registration["before_results"]  # the first was; the edit is told
+    (edit,) = registration["edits"]
+    assert (edit["section"], edit["claim"], edit["field"]) == ("claims", "mine", "a.smallest_effect")
+    assert (edit["before"], edit["after"], edit["runs"], edit["tables"]) == (0.1, 0.05, 1, 2)
+    (line,) = changed["mine"]
+    assert line.startswith("changed on 20")
+    assert line.endswith(" UTC, with 1 run and 2 tables there: a.smallest_effect from 0.1 to 0.05")
+    assert changed["C1"] == changed["C4"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "claim", "words"),
+    [
+        ({"statistic": STATISTIC.replace("last", "first")}, "mine", "a.statistic from mean(selectivity.csi, cond"),
+        ({"statement": "It is otherwise"}, "mine", "statement from It is so to It is otherwise"),
+        ({"accuracy_effect": 0.01}, "C4", "a.smallest_effect from 0.02 to 0.01"),
+        ({"judge": ["C4"]}, "C1", "claim C1 was removed"),
+        ({"roles": {"early": "always"}}, "C4", "a.statistic from H(early) to H(always)"),
+        ({"early_window": 6}, "", "early_window.stop from 5 to 6"),
+        ({"pilot_seeds": [90]}, "", "pilot_seeds from [] to [90]"),
+        ({"seeds": (0, 1, 2)}, "", "seeds from [0, 1] to [0, 1, 2]"),
+        ({"measurements": {"selectivity": {"images": 50}}}, "", "measurements.selectivity.images from none to 50"),
+        ({"measurements": {"linearity": None}}, "", "measurements.linearity from {"),
+    ],
+    ids=str,
+)
+def test_whatever_matters_to_a_verdict_is_told(folder, changes, claim, words):
+    register(plan(), folder)
+    train(folder)
+    register(plan(**changes), folder)
+    registration, changed = told(folder)
+    lines = changed[claim] if claim else registration["changed"]
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_a_claim_that_came_or_went_is_told_and_an_edit_that_was_taken_back_too(folder):
+    register(plan(), folder)
+    train(folder)
+    register(plan(own=False), folder)
+    register(plan(), folder)
+    _, changed = told(folder)
+    said = " ".join(changed["mine"])
+    assert "claim mine was removed" in said
+    assert "claim mine was added" in said
+
+
+def test_the_hash_is_of_what_decides_verdicts_alone(folder, tmp_path):
+    def hash_of(**changes):
+        place = StudyFolder(tmp_path / str(len(list(tmp_path.iterdir()))))
+        register(plan(**changes), place)
+        return read_registration(place)[-1]["hash"]
+
+    first = hash_of()
+    assert hash_of(seeds=(0, 1, 2, 3)) == hash_of(statement="Other words") == first
+    assert hash_of(statistic=STATISTIC.replace(", ", " ,")) == first
+    assert len({first, hash_of(effect=0.2), hash_of(early_window=6), hash_of(accuracy_effect=0.01)}) == 4
+
+
+def test_an_older_study_without_a_registration_says_so(folder):
+    assert tell_registration([])["note"].startswith("not registered")
+    train(folder)
+    register(plan(), folder)
+    registration, _ = told(folder)
+    assert not registration["before_results"]
+    assert registration["note"].startswith("not registered before results: first written down on 20")
+    assert registration["note"].endswith("with 1 run and 2 tables there")
+    register(plan(effect=0.2), folder)
+    assert told(folder)[1]["mine"]
+
+
+def test_a_study_that_claimed_nothing_has_registered_that(folder):
+    none = make_plan(parse_study({"name": "x", "recipe": {"epochs": 3}, "seeds": [0, 1]}, source="x"), facts(500))
+    register(none, folder)
+    train(folder)
+    register(plan(), folder)
+    _, changed = told(folder)
+    assert "claim mine was added" in changed["mine"][0]
+    assert "claim C1 was added" in changed["C1"][0]
+
+
+def test_a_setting_that_is_younger_than_the_registration_is_no_change(folder):
+    register(plan(), folder)
+    stored = read_json(registered_in(folder))
+    del stored["entries"][0]["settings"]["measurements"]["tile"]
+    registered_in(folder).write_text(json.dumps(stored))
+    train(folder)
+    register(plan(), folder)
+    assert len(read_registration(folder)) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"entries": [{}]}', '{"entries": [3]}', "{}"])
+def test_a_damaged_registration_is_not_silently_begun_anew(folder, text):
+    registered_in(folder).write_text(text)
+    with pytest.raises(StoreError, match="Put it back from a copy"):
+        register(plan(), folder)
+    assert registered_in(folder).read_text() == text
+
+
+def test_a_real_study_registers_before_it_trains_and_its_report_tells_an_edit(vestige, one_run: Path, tmp_path: Path):
+    import shutil
+
+    study = Path(shutil.copytree(one_run, tmp_path / "begun"))
+    (entry,) = read_registration(StudyFolder(study))
+    assert (entry["runs"], entry["tables"]) == (0, 0)
+    done = vestige("report", "begun", "--claims.accuracy_effect", "0.05")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((study / "study.yaml").read_text())["claims"]["accuracy_effect"] == 0.05
+    claims = {claim["id"]: claim["changed"] for claim in read_json(study / "claims.json")["claims"]}
+    assert claims["C1"] == []
+    assert "with 1 run and 0 tables there: a.smallest_effect from 0.02 to 0.05" in claims["C4"][0]
+    page = (study / "report" / "index.html").read_text()
+    assert "The claims were registered on 20" in page
+    assert "After results existed this claim was changed on 20" in page
