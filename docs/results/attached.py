@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from vestige.claims.departures import judge_departures
 from vestige.claims.verdicts import judge_study
 from vestige.config import ComputeConfig, StudyConfig, dump_study, load_study
 from vestige.data.fingerprint import dataset_name
@@ -46,8 +47,10 @@ class Attached(NamedTuple):
         return cls(load_study(folder / "study.yaml"), stored["facts"], tables, _manifests(stored["runs"]))
 
     def claims(self) -> dict[str, Any]:
-        """The verdicts, judged from the tables."""
-        return judge_study(self.study, self.tables, classes=self.facts["classes"])
+        """The verdicts, judged from the tables, and what each departure of the released code would make of them."""
+        classes = self.facts["classes"]
+        found = judge_study(self.study, self.tables, classes=classes)
+        return {**found, "departures": judge_departures(self.study, self.tables, found, classes=classes)}
 
 
 def pack(study_folder: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from attached import Attached
 from publish import interval, number, table, verdicts
 
 from vestige.report.figures import Source
+from vestige.report.figures.departures import departures
 from vestige.report.figures.harm import harms
 from vestige.report.figures.mediators import MEASURES, changes
 from vestige.report.page import write_report
@@ -27,6 +28,7 @@ FIGURES = {
     "F4-causality": "F4: harm by clause of C4",
     "F5-timing": "F5: harm by onset and dose",
     "F6-mediators": "F6: harm against what was changed",
+    "F7-departures": "F7: verdicts, faithful against corrected",
     "accuracy": "Accuracy through training",
     "F1-selectivity": "F1: selectivity through training, baseline",
 }
@@ -52,6 +54,7 @@ def main(folder: str, page: str, command: str) -> None:
         "checkpoint after its window (that step in brackets), means over the layers outside the last stage. Dose: sum "
         "over steps of learning rate times the norm of the penalty's gradient.",
         arms(source),
+        "## Faithful against corrected\n" + faithful(source),
         "## Beside the papers\n" + papers(source, claims),
         "## Figures\n" + "\n\n".join(f"![{FIGURES[name]}]({Path(folder).name}/{name}.png)" for name in shown),
     ]
@@ -66,6 +69,14 @@ def draw(attached: Attached, claims: dict[str, Any], folder: Path) -> list[str]:
         for name in there:
             shutil.copy(Path(made) / "report" / "figures" / f"{name}.png", folder)
     return there
+
+
+def faithful(source: Source) -> str:
+    """A row for each known departure of the released code: the verdict without it, and with it."""
+    found = departures(source).table
+    assert found is not None
+    about = "What each departure is and why it matters: [faithful against corrected](../explanation/departures.md)."
+    return f"{about}\n\n{table(found.header, found.rows)}"
 
 
 def setting(attached: Attached, command: str) -> str:

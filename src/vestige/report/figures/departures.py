@@ -9,7 +9,7 @@ from vestige.report.style import number
 
 VERDICTS = ("contradicted", "not supported", "fewer than 3 seeds", "inconclusive", "supported")
 """From left to right."""
-BEFORE, AFTER = Key("corrected protocol", 0, "dash"), Key("with the departure", 2)
+BEFORE, AFTER = Key("without the departure", 0, "dash"), Key("with it", 2)
 NOT_MEASURED = "not measured"
 _APART = 0.16
 """Of a row: a marker above the other where both say the same."""
@@ -31,10 +31,11 @@ def departures(source: Source) -> Figure:
         id="F7",
         title="Faithful against corrected",
         caption="The paper’s released code departs from the corrected protocol in known ways. Each row makes one of "
-        "them, leaves all else as it is, and judges the claim anew; “all of these” makes them all. A verdict that "
-        "changes rests on the procedure and not on the networks.",
-        alternative="A row for each departure: the verdict of the corrected protocol and the verdict with the "
-        "departure, on a scale from contradicted to supported, joined by a line where they differ.",
+        "them, leaves all else as it is, and judges the claim anew; “all of these” makes them all. Squares: "
+        "by the corrected protocol, or by what the table says it is compared with. A verdict that changes rests on the "
+        "procedure and not on the networks.",
+        alternative="A row for each departure: the verdict without it and the verdict with it, on a scale from "
+        "contradicted to supported, joined by a line where they differ.",
         views=tuple(view for view in views if view.panels[0].marks),
         missing=tuple(_missing(records)),
         sources=("claims.json", "departures.parquet"),
