@@ -182,7 +182,7 @@ def linearity(
         network,
         going.tiles(as_rows(tiles, ready, rows)),
         **asked,
-        linear_labels=compared and compared.predict,
+        linear_labels=None if compared is None else compared.predict,
         place=Place(1.0, free_memory() / 8),
         anchored=anchored,
         told=scores.tell,
