@@ -92,6 +92,13 @@ def test_of_many_images_the_first_are_fitted(digits, monkeypatch):
     )
 
 
+def test_a_fit_that_does_not_end_is_told(digits, monkeypatch):
+    monkeypatch.setattr(pixels, "ITERATIONS", 3)
+    with pytest.warns(UserWarning, match=r"was still changing after 3 steps of its optimiser: kalimeris compares"):
+        model = fit_pixels(tiles_of(digits[0][:200], digits[1][:200]))
+    assert not model.converged
+
+
 def test_large_images_are_averaged_to_32_pixels_a_side():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(24) % 2

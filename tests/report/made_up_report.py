@@ -235,6 +235,16 @@ def _linearity(condition: str, seed: int, step: int, rng: np.random.Generator) -
         if place != "logits":
             rows.append(("gate-churn", place, "", 0.1 + 0.05 * depth, 0.0))
             rows.append(("gate-churn-independent", place, "", 0.4, 0.0))
+            rows.append(("ridge-flattened", place, "", 0.4 + 0.1 * depth, 1.0))
+            rows.append(("ridge-pooled", place, "", 0.3 + 0.1 * depth, 0.8))
+    rows.append(("ridge-flattened", "input", "", 0.35, 1.0))
+    rows += [
+        ("kalimeris", "logits", "", 0.6 + 0.3 * math.exp(-step / 8), math.nan),
+        ("kalimeris-information", "logits", "", 1.2, 0.05),
+        ("kalimeris-unexplained", "logits", "", 0.3, 0.01),
+        ("kalimeris-groups", "logits", "", 6.0, 6.0),
+        ("kalimeris-linear-top1", "logits", "", 0.402, 0.402),
+    ]
     rows.append(("cka", "layer1.0", "layer2.0", 0.7, 0.9))
     for k in (1, 2, 3):
         for place, kind in enumerate(("top", "fixed", "csi")):

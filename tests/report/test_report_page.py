@@ -109,6 +109,18 @@ def test_linearity_on_the_page_is_the_tables_with_its_anchor(page, tables):
     }  # fmt: skip
 
 
+def test_measures_by_linear_models_are_on_the_page(page, written, tables):
+    shown = cells(page, "F3", 0, "Ridge R² from whole maps")
+    assert as_number(shown["16"]["input"]) == pytest.approx(0.35)
+    assert as_number(shown["16"]["layer2.0, anchor"]) == pytest.approx(1)
+    share = tables["linearity"].filter(measure="kalimeris", step=16)["value"].mean()
+    found = as_number(cells(page, "F3", 0, "Explained by a linear model")["16"]["logits"])
+    assert found == pytest.approx(share, rel=6e-4)
+    text = (written / "index.html").read_text()
+    assert "right on 40.2% of the images; F, Y and L tell 6 classes or groups of classes apart." in text
+    assert "kalimeris-groups" not in text, "a number that never changes needs no panel"
+
+
 def test_accuracy_on_the_page_is_the_tables(page, tables):
     through, final = cells(page, "accuracy", 0, "Test accuracy"), cells(page, "accuracy", 0, "Final accuracy")
     test = tables["history"].filter(split="test")

@@ -85,6 +85,13 @@ def fit_pixels(tiles: Iterable[Tile]) -> PixelModel:
     with threadpool_limits(torch.get_num_threads()):
         penalty = _choose_penalty(pixels_ND, labels_N)
         regression, converged = _fit(pixels_ND, labels_N, penalty, TOLERANCE)
+    if not converged:
+        warnings.warn(
+            f"The linear model of the pixels was still changing after {ITERATIONS:,} steps of its optimiser: kalimeris "
+            "compares with where it was then.",
+            UserWarning,
+            stacklevel=2,
+        )
     return PixelModel(regression, mean, scale, penalty, converged, len(labels_N))
 
 

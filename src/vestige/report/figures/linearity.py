@@ -13,10 +13,16 @@ _CHURN_REFERENCE = "gate-churn-independent"
 _TITLES = {
     "midpoint": ("Midpoint nonlinearity", "0: affine, √3: unrelated outputs"),
     "gate-churn": ("Gate churn", "share of ReLU gates that differ; dotted: independent gates"),
-    "kalimeris": ("Explained by a linear model", "dotted: the anchor"),
+    "kalimeris": ("Explained by a linear model", "share of I(F;Y); dotted: the anchor"),
+    "kalimeris-information": ("Information on the class", "I(F;Y) in bits; dotted: the anchor"),
+    "kalimeris-unexplained": ("Beyond the linear model", "I(F;Y|L) in bits; dotted: the anchor"),
+    "ridge-flattened": ("Ridge R² from whole maps", "of the logits, held out; dotted: the anchor"),
+    "ridge-pooled": ("Ridge R² from pooled activations", "of the logits, held out; dotted: the anchor"),
     "cka": ("Linear CKA", "dotted: the anchor"),
 }
-_LEVELS = {"midpoint": ((0.0, "affine"), (math.sqrt(3), "unrelated"))}
+_LEVELS = {"midpoint": ((0.0, "affine"), (math.sqrt(3), "unrelated")), "kalimeris": ((1.0, "all of it"),)}
+_LINEAR_TOP1, _GROUPS = "kalimeris-linear-top1", "kalimeris-groups"
+_NOT_DRAWN = (_CHURN_REFERENCE, _LINEAR_TOP1, _GROUPS)
 _CORRELATIONS = {
     "top": Key("most active", 2),
     "csi": Key("highest CSI", 1, "dash"),
@@ -35,7 +41,7 @@ def linearity(source: Source) -> Figure:
     conditions = (wanted.conditions if wanted else None) or source.study.conditions
     said = source.lacking("linearity", conditions, "measurement of linearity")
     if not frame.is_empty():
-        said += _left_out(frame) + single_seed(frame)
+        said += _left_out(frame) + _linear_model(frame) + single_seed(frame)
     return Figure(
         id="F3",
         title="How close to linear",
@@ -70,7 +76,7 @@ def _views(source: Source, frame: pl.DataFrame, condition: str) -> list[View]:
 
 def _keys(source: Source, frame: pl.DataFrame) -> tuple[Key, ...]:
     found = frame["layer"].unique(maintain_order=True).to_list()
-    known = source.layer_keys
+    known = {INPUT: Key(INPUT, 0, "dash"), **source.layer_keys}
     others = [known.get(layer) or Key(layer, *slot(place + 1)) for place, layer in enumerate(found) if layer != LOGITS]
     return (*(Key(LOGITS, 0) for _ in range(LOGITS in found)), *others)
 
@@ -79,7 +85,7 @@ def _panels(source: Source, frame: pl.DataFrame, keys: tuple[Key, ...]) -> tuple
     places = [key.name for key in keys]
     panels = []
     for measure, other in frame.select("measure", "other").unique(maintain_order=True).iter_rows():
-        if other in ("", LOGITS, INPUT) and measure != _CHURN_REFERENCE:
+        if other in ("", LOGITS, INPUT) and measure not in _NOT_DRAWN:
             rows = frame.filter(measure=measure, other=other)
             ordered = pl.concat([rows.filter(layer=place) for place in places])
             panels.append(_panel(source, ordered, measure, other, frame))
@@ -142,6 +148,17 @@ def _dotted(rows: pl.DataFrame, by: str, value: str, note: str) -> list[Curve]:
 
 def _with_anchors(lines: list[Curve], anchors: list[Curve]) -> list[Curve]:
     return [*lines, *(Curve(f"{anchor.key}, {anchor.note}", anchor.x, anchor.y) for anchor in anchors)]
+
+
+def _linear_model(frame: pl.DataFrame) -> list[str]:
+    """What the network is compared with: F, Y and L of the Kalimeris share."""
+    right, groups = (frame.filter(measure=measure)["value"].drop_nulls() for measure in (_LINEAR_TOP1, _GROUPS))
+    if right.is_empty() or groups.is_empty():
+        return []
+    return [
+        f"Linear model (L): a logistic regression on the pixels of training images, right on {right[0]:.1%} of the "
+        f"images; F, Y and L tell {count(int(groups[0]), 'class', 'classes')} or groups of classes apart."
+    ]
 
 
 def _left_out(frame: pl.DataFrame) -> list[str]:
