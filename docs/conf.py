@@ -33,7 +33,7 @@ html_theme_options = {
 myst_enable_extensions = ["fieldlist"]
 myst_heading_anchors = 4
 nb_execution_mode = "auto"  # the notebook stores no output: it runs at every build
-nb_execution_timeout = 600
+nb_execution_timeout = 1200
 nb_execution_raise_on_error = True
 
 autodoc_typehints = "signature"

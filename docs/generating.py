@@ -63,8 +63,9 @@ def _type(dtype: Any) -> str:
 
 
 def python() -> str:
-    """Every public name, from its docstring."""
-    return "\n\n".join(_documented(name) for name in vestige.__all__)
+    """Every public name, from its docstring; functions first."""
+    names = sorted(vestige.__all__, key=lambda name: inspect.isclass(getattr(vestige, name)))
+    return "\n\n".join(map(_documented, names))
 
 
 def _documented(name: str) -> str:

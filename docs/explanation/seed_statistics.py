@@ -121,11 +121,11 @@ COVERED = (
     lognormals(0.75),
     chi_square(32),
     chi_square(8),
+    exponentials(2),
 )
-"""Effects of which t intervals are held to cover 93% to 97%: normal, and skewed up to a skewness of 1."""
+"""Effects of which t intervals are held to cover 93% to 97%: normal, differences, and skewed up to 1.25."""
 BEYOND = (
     lognormals(1),
-    exponentials(2),
     chi_square(4),
     collapsing(0.1, 5),
     chi_square(2, ": exponential"),

@@ -76,7 +76,7 @@ def faithful(source: Source) -> str:
     found = departures(source).table
     assert found is not None
     about = "What each departure is and why it matters: [faithful against corrected](../explanation/departures.md)."
-    return f"{about}\n\n{table(found.header, found.rows)}"
+    return f"{about}\n\n{table(found.header, list(found.rows))}"
 
 
 def setting(attached: Attached, command: str) -> str:

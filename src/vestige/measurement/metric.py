@@ -36,7 +36,7 @@ class ClassSelectivity(Metric):
     are those of the network as it runs, where `vestige.measure` can recompute them.
 
     Args:
-      num_classes: C.
+      num_classes: how many classes there are, C.
       axis: of the neurons in the activations: 1 for (T, U, height, width), -1 for (T, tokens, U).
       rectify: take the absolute value of an image's spatial mean, for activations that can be negative.
       kwargs: of `torchmetrics.Metric`.
