@@ -24,7 +24,7 @@ def partial_spearman(x: Sequence[float | None], y: Sequence[float | None], given
     values = values[:, np.isfinite(values).all(0)]
     if values.shape[1] < 4 or (np.ptp(values, axis=1) == 0).any():
         return math.nan
-    r = np.corrcoef([ranks(row) for row in values])
+    r: NDArray[np.float64] = np.asarray(np.corrcoef([ranks(row) for row in values]))
     left = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
     if left < 1e-12:
         return math.nan
