@@ -355,6 +355,15 @@ def test_what_could_be_seen_reaches_the_smallest_effect_with_80_percent():
     assert math.isnan(detectable(judged_of([], Direction.BELOW)))
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e300, 1e-160, 0.0])
+def test_plans_of_values_at_the_ends_of_floating_point_come_to_an_end(scale):
+    for direction in Direction:
+        judged = judged_of([0.1 - scale, 0.1 + scale, 0.1], direction)
+        assert seeds_to_decide(judged) is None
+        assert math.isnan(detectable(judged)) if scale > 1 else detectable(judged) == pytest.approx(0.1)
+
+
 def test_claims_say_what_could_be_seen():
     study, tables = make_study()
     clauses = {part["id"]: part for claim in judge_study(study, tables)["claims"] for part in claim["clauses"]}

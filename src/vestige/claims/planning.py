@@ -52,7 +52,7 @@ def seeds_to_decide(judged: Judged) -> int | None:
       have that power. A spread of few seeds is itself uncertain, and with it this number.
     """
     mean, spread, n = _seen(judged)
-    if judged.verdict is not Verdict.INCONCLUSIVE:
+    if judged.verdict is not Verdict.INCONCLUSIVE or not math.isfinite(spread):
         return None
     return power.seeds_needed(
         lambda seeds: chance_decided(judged.clause, mean, spread, seeds), fewest=n + 1, most=MOST_SEEDS
@@ -66,7 +66,7 @@ def detectable(judged: Judged) -> float:
       The smallest such value; for "below" the largest. NaN for fewer than 3 seeds.
     """
     _, spread, n = _seen(judged)
-    if n < FEWEST_SEEDS:
+    if n < FEWEST_SEEDS or not math.isfinite(spread):
         return math.nan
     if judged.clause.direction == Direction.BELOW:
         return -power.detectable(spread, n, margin=-judged.clause.smallest_effect, level=_ONE_SIDED)
@@ -81,6 +81,6 @@ def _above(clause: Clause) -> dict[str, float]:
 
 
 def _seen(judged: Judged) -> tuple[float, float, int]:
-    """Mean, standard deviation over seeds and number of seeds."""
+    """Mean, standard deviation over seeds (infinite where it overflows) and number of seeds."""
     mean, error, n = moments(list(judged.sample.values.values()))
     return mean, error * math.sqrt(n), n
