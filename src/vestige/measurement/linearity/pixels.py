@@ -167,7 +167,8 @@ def _pixels(inputs: Tensor) -> np.ndarray:
     """A row of pixels for each input, (N, D) float32."""
     values = inputs.float()
     if inputs.ndim == 4:
-        values = adaptive_avg_pool2d(values, _reduced(tuple(inputs.shape[1:]))[1:])
+        _, height, width = _reduced(tuple(inputs.shape[1:]))
+        values = adaptive_avg_pool2d(values, (height, width))
     return values.flatten(1).cpu().numpy()
 
 
