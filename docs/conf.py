@@ -35,6 +35,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "auto"  # the notebook stores no output: it runs at every build
 nb_execution_timeout = 1200
 nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

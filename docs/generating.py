@@ -151,26 +151,8 @@ def filled(text: str) -> str:
 
 
 def readable(lines: list[str]) -> None:
-    """Make reStructuredText of a docstring, which is plain text with code in `backticks` and Markdown's tables."""
-    made: list[str] = []
-    for line in lines:
-        row = line.strip()
-        if row.startswith("|") and row.endswith("|"):
-            made += _row(row, line[: len(line) - len(line.lstrip())], first=not made or not made[-1].strip())
-        elif row.startswith((">>>", "...")):
-            made.append(line)
-        else:
-            made.append(_escaped(line))
-    lines[:] = made
-
-
-def _row(row: str, margin: str, *, first: bool) -> list[str]:
-    """A row of a Markdown table as part of a list-table; the first one opens it."""
-    cells = [_escaped(cell.strip()) for cell in row[1:-1].split(" | ")]
-    if set(row) <= set("|-: "):
-        return []
-    start = [f"{margin}.. list-table::", f"{margin}   :header-rows: 1", ""] if first else []
-    return [*start, *(f"{margin}   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(cells))]
+    """Make reStructuredText of a docstring, which is plain text with code in `backticks`."""
+    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else _escaped(line) for line in lines]
 
 
 def _escaped(text: str) -> str:
