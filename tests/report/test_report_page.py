@@ -31,7 +31,7 @@ def test_the_page_has_every_section_once(page):
     assert len(ids) == len(set(ids))
     assert {"verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "made"} <= set(ids)
     order = [section.attributes["id"] for section in page.all("section")]
-    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "neurons", "made"]
+    assert order == ["verdicts", "F1", "F2", "F2b", "F2c", "F3", "F4", "F6", "accuracy", "neurons", "methods", "made"]
     linked = {a.attributes["href"] for a in page.one("nav").all("a")}
     assert linked == {f"#{name}" for name in order}
 
@@ -43,7 +43,7 @@ def test_nothing_is_loaded_from_anywhere(page, written):
         if element.tag == "link":
             assert element.attributes["href"].startswith("data:")
         if element.tag == "a":
-            assert element.attributes["href"].startswith("#")
+            assert element.attributes["href"].startswith(("#", "../")), "only within the page and the study's folder"
         assert "url(" not in (element.attributes.get("style") or "")
     assert not {"iframe", "object", "embed", "base", "img"} & {one.tag for one in page}
     style = "".join(page.one("style").texts)

@@ -7,16 +7,16 @@ import polars as pl
 
 from vestige.report.style import count
 
-_CSI = (
+CSI = (
     "The class selectivity index is (μ_max − μ_rest) / (μ_max + μ_rest + 10⁻⁶), where μ_max is the highest "
     "class-conditional mean activation and μ_rest the mean of the others (Morcos et al. 2018)."
 )
-_CV = (
+CV = (
     "Cross-validated CSI chooses the class on one half of the images of each class and evaluates it on the other, both "
     "ways, and averages; its expectation without signal is 0. η² is the between-class share of the total sum of "
     "squares."
 )
-_SELECTIVE = (
+SELECTIVE = (
     "A neuron is called selective where its CSI exceeds what permuted labels give, with p-values pooled over the "
     "neurons of a layer and a false discovery rate of 5% (Benjamini and Hochberg 1995)"
 )
@@ -44,7 +44,7 @@ def methods(record: Mapping[str, Any], tables: Sequence[pl.DataFrame]) -> str:
         + (", of which the absolute value was taken where it can be negative." if _absolute(table) else "."),
         f"Batch-norm statistics: {'; '.join(ways)}.",
         *map(_index, protocols),
-        _CV,
+        CV,
         _null(table, record, results),
     ]
     return " ".join(sentences)
@@ -52,7 +52,7 @@ def methods(record: Mapping[str, Any], tables: Sequence[pl.DataFrame]) -> str:
 
 def _index(protocol: str) -> str:
     if protocol == "corrected":
-        return _CSI
+        return CSI
     return (
         "Under the faithful protocol CSI is taken of class sums instead of class means, with the batch-norm statistics "
         "that were stored, as the released code of Ranadive et al. (2023) does."
@@ -65,7 +65,7 @@ def _null(table: pl.DataFrame, record: Mapping[str, Any], results: Sequence[Mapp
     how = count(results[-1]["permutations"], "permutation")
     at_start = any(entry["step"] == 0 for entry in record["checkpoints"]) and len(record["checkpoints"]) > 1
     more = " and its cross-validated CSI the 95% quantile of its layer at step 0" if at_start else ""
-    return f"{_SELECTIVE}{more}; the null distribution is of {how} of the labels, shared by all neurons."
+    return f"{SELECTIVE}{more}; the null distribution is of {how} of the labels, shared by all neurons."
 
 
 def _absolute(table: pl.DataFrame) -> bool:

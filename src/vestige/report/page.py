@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from vestige.config import StudyConfig, dump_study
+from vestige.report.bibliography import bibtex
 from vestige.report.cards import cards, tally
 from vestige.report.figures import Source, build_figures
 from vestige.report.interactive import figure_data
@@ -18,7 +19,9 @@ from vestige.report.neurons.section import FOLDER as DATA
 from vestige.report.neurons.section import Section, neurons
 from vestige.report.panels import Figure
 from vestige.report.paper import write_figures
+from vestige.report.provenance import table_files
 from vestige.report.rendering import environment, plotly_source
+from vestige.report.study_methods import study_methods
 from vestige.report.style import DARK, LIGHT, count
 from vestige.runs.manifest import Manifest
 from vestige.runs.store import StudyFolder, write_text
@@ -65,7 +68,7 @@ def write_report(
 
 def render(source: Source, figures: tuple[Figure, ...], browser: Section = Section({})) -> str:  # noqa: B008 (frozen)
     """The page as HTML, everything it needs within it (but what a large study has in `data`)."""
-    shown = cards(source.claims)
+    shown, methods = cards(source.claims), study_methods(source)
     template = environment().get_template("page.html.j2")
     return template.render(
         study=source.study,
@@ -78,6 +81,10 @@ def render(source: Source, figures: tuple[Figure, ...], browser: Section = Secti
         figures=[(figure, _file_names(figure)) for figure in figures],
         missing=_missing(source),
         browser=browser,
+        methods=methods,
+        bibtex=bibtex(" ".join(text for _, text in methods)),
+        tables=table_files(source.manifests),
+        linked={"runs": [run for run, one in source.manifests.items() if one.key], "claims": bool(shown)},
         making=making(source.study, source.manifests, source.early_window),
         settings=dump_study(source.study),
         data={figure.id: figure_data(figure, source.scale) for figure in figures if figure.shown},

@@ -34,7 +34,7 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
     What each departure of the released code would make of them stands there too, and in `departures.parquet`.
     """
     with wait_lock(folder.lock("claims")):
-        key = _key(plan, folder, "claims")
+        key = input_key(plan, folder, "claims")
         if folder.claims.exists():
             stored = read_json(folder.claims)
             if stored.get("key") == key and folder.departures.exists():
@@ -52,7 +52,7 @@ def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None, 
     """Write the report, unless it stands there made from these tables; return whether it was written."""
     record = folder.report / "provenance.json"
     with wait_lock(folder.lock("report")):
-        key = _key(plan, folder, "report")
+        key = input_key(plan, folder, "report")
         if record.exists() and _is_current(folder, read_json(record), key, verify=verify):
             return False
         from vestige.report.page import write_report
@@ -109,7 +109,7 @@ def read_manifests(plan: Plan, folder: StudyFolder) -> dict[tuple[str, int], Man
     return {(u.condition, u.seed): m for u, m in manifests.items() if m.key == plan.training_key(u)}
 
 
-def _key(plan: Plan, folder: StudyFolder, what: str) -> str:
+def input_key(plan: Plan, folder: StudyFolder, what: str) -> str:
     """Hash of everything that the verdicts and the report are made from."""
     study = plan.study.model_dump(mode="json", exclude={"compute": {"workers"}})
     return value_hash(
