@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.console import Console
@@ -104,9 +104,28 @@ class Claims(_OnStudy):
 
 @dataclass(frozen=True)
 class Report(_OnStudy):
-    """Write the report from the tables that are there."""
+    """Write the report from the tables that are there; or, with --figures or --columns, figures for a paper alone."""
 
     parts: ClassVar[tuple[str, ...]] = ("claims", "report")
+
+    figures: tuple[str, ...] = ()
+    """Figures for a paper: F1,F3, or single files: F1-conditions. None: all, where --columns is given."""
+    columns: tuple[Literal[1, 2], ...] = ()
+    """As wide as one column of a page (1), as both (2), by default each."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Two studies side by side, in one page."""
+
+    study_a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY_A")]
+    """The folder of a study, or the name of one that lies in ./studies."""
+    study_b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY_B")]
+    """The other one."""
+    out: Path | None = None
+    """Folder to write in; by default ./compared/A-and-B."""
+    debug: bool = False
+    """Show the traceback of an error."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,7 @@ class Studies:
     """Show the traceback of an error."""
 
 
-COMMANDS = (Run, Train, Measure, Ablate, Linearity, Claims, Report, Status, Studies)
+COMMANDS = (Run, Train, Measure, Ablate, Linearity, Claims, Report, Compare, Status, Studies)
 DESCRIPTION = """A laboratory for single neurons through training: train with dense checkpoints, measure every neuron,
 ablate every single one, measure linearity, and say with honest statistics what holds. Any field of a study is an
 option: --recipe.epochs 10 --seeds 0 1."""
@@ -142,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         plain, settings = split_settings(given)
         command = tyro.cli(
-            Run | Train | Measure | Ablate | Linearity | Claims | Report | Status | Studies,  # pyright: ignore[reportArgumentType]
+            Run | Train | Measure | Ablate | Linearity | Claims | Report | Compare | Status | Studies,  # pyright: ignore[reportArgumentType]
             prog="vestige",
             description=DESCRIPTION,
             args=plain,
@@ -212,6 +231,11 @@ def _do(command: Any, settings: list[tuple[str, Any]]) -> int:
             return _studies()
         case Status():
             return _status(command, settings)
+        case Report() if command.figures or command.columns:
+            return _figures(command, settings)
+        case Compare():
+            _refuse(settings, Compare)
+            return _compare(command)
         case Measure() if command.model is not None:
             _refuse(settings, Measure)
             return _tell(commands.measure(command), command.debug)
@@ -313,6 +337,24 @@ def _status(command: Status, settings: list[tuple[str, Any]]) -> int:
 
     for line in describe(Study.load(command.study, out=command.out, overrides=settings)):
         print(line)
+    return 0
+
+
+def _figures(command: Report, settings: list[tuple[str, Any]]) -> int:
+    from vestige.study.drawing import draw_figures
+    from vestige.study.study import Study
+
+    study = Study.load(command.study, out=command.out, overrides=settings)
+    names = [name for given in command.figures for name in given.split(",") if name]
+    for path in draw_figures(study, names, command.columns or (1, 2)):
+        print(_relative(path))
+    return 0
+
+
+def _compare(command: Compare) -> int:
+    from vestige.study.comparing import compare
+
+    print(f"comparison: {_relative(compare(command.study_a, command.study_b, out=command.out))}")
     return 0
 
 
