@@ -210,7 +210,7 @@ def test_every_verdict_and_direction_comes_out_of_an_own_claim():
     for effect, direction, d, verdict in cases:
         claims = claimed(own(harm, direction=direction), judge=[])
         claims["own"]["mine"]["clauses"][0]["smallest_effect"] = d
-        claim = judged(Effects(harm=Effects().harm | {"early": effect}), claims=claims)["mine"]
+        claim = judged(Effects(harm={**Effects().harm, "early": effect}), claims=claims)["mine"]
         assert (verdicts(claim), claim["verdict"]) == ({"a": verdict}, verdict), (effect, direction)
 
 
@@ -289,6 +289,7 @@ def test_own_claims_survive_yaml():
     study, _ = make_study(claims=claimed(own(f"mean(history.top1, {BASE}, step=last)")))
     again = parse_study(study.model_dump(mode="json"), source="itself")
     assert again == study
+    assert again.claims is not None
     assert [own_claim(claim).id for claim in again.claims.own] == ["mine"]
     assert len(registered(again)) == 4
 

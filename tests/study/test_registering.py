@@ -1,6 +1,7 @@
 """What a study claims is written down before its results, and what is changed after them is told."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from test_keys import facts
 
 from vestige.config import parse_study
-from vestige.errors import StoreError
+from vestige.errors import ConfigError, StoreError
 from vestige.runs.manifest import Artifact, update_manifest
 from vestige.runs.store import StudyFolder, read_json
 from vestige.study.plan import make_plan
@@ -176,8 +177,6 @@ def test_a_damaged_registration_is_not_silently_begun_anew(folder, text):
 
 
 def test_a_real_study_registers_before_it_trains_and_its_report_tells_an_edit(vestige, one_run: Path, tmp_path: Path):
-    import shutil
-
     study = Path(shutil.copytree(one_run, tmp_path / "begun"))
     (entry,) = read_registration(StudyFolder(study))
     assert (entry["runs"], entry["tables"]) == (0, 0)
@@ -190,3 +189,47 @@ def test_a_real_study_registers_before_it_trains_and_its_report_tells_an_edit(ve
     page = (study / "report" / "index.html").read_text()
     assert "The claims were registered on 20" in page
     assert "After results existed this claim was changed on 20" in page
+
+
+@pytest.mark.parametrize(
+    ("statistic", "words"),
+    [
+        (
+            'mean(selectivity.csi, condition="baseline", step=last, layer="layer4.0")',
+            ["no layer 'layer4.0'", "'layer3.0'"],
+        ),
+        (
+            'mean(selectivity.csi, condition="baseline", step=last, stage="layer[45]")',
+            ["no stage 'layer[45]'", "Did you mean"],
+        ),
+        (
+            'area(cumulative.top1, condition="baseline", step=last, order="random", value="zero", scope="layr1")',
+            ["no scope 'layr1'", "Did you mean 'layer1'"],
+        ),
+        (
+            'mean(linearity.value, condition="baseline", step=last, measure="cka", layer="logit")',
+            ["no layer 'logit'", "'logits'"],
+        ),
+        (
+            'mean(selectivity.csi, condition="baseline", step=7)',
+            ["'baseline' has no checkpoint there", "0, 1, 2, 3, 4"],
+        ),
+        ('mean(selectivity.csi, condition="baseline", epoch=1.7)', ["no checkpoint there", "epoch=1.7"]),
+        ('mean(selectivity.csi, condition="baseline", step=epochs(8, 9))', ["no checkpoint there"]),
+        (
+            'mean(selectivity.csi, condition="late", step=early)',
+            ["'late' begins at step 8", "another condition before"],
+        ),
+        ('mean(selectivity.csi, condition="late", step=first)', ["'late' begins at step 8"]),
+    ],
+)
+def test_layers_and_checkpoints_that_are_not_there_are_refused_before_any_work(statistic, words):
+    late = {"interventions": [{"kind": "selectivity", "window": {"start": 8, "stop": 10}}]}
+    mine = {"mine": {"statement": "S", "clauses": [{"statistic": statistic, "smallest_effect": 0.1}]}}
+    settings = {"name": "x", "recipe": {"epochs": 3}, "conditions": {"baseline": {}, "late": late}}
+    study = parse_study(settings | {"claims": {"judge": [], "early_window": 5, "own": mine}}, source="x")
+    with pytest.raises(ConfigError) as caught:
+        make_plan(study, facts(500))
+    assert str(caught.value).startswith("planning claim 'mine', clause 'a': ")
+    for word in words:
+        assert word in str(caught.value)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import polars as pl
 
@@ -93,11 +94,9 @@ class _Taking:
         rows = rows.filter(values.is_finite())
         if rows.is_empty():
             return f"no finite {self.name}"
-        if each := self.aggregate.selectors.get("each"):
-            found = rows.group_by(each, maintain_order=True).agg(self.of.alias("one"))["one"].mean()
-        else:
-            found = rows.select(self.of).item()
-        return float(found)
+        each = self.aggregate.selectors.get("each")
+        groups = rows.partition_by(str(each), maintain_order=True) if each else [rows]
+        return fmean(float(group.select(self.of).item()) for group in groups)
 
     @property
     def name(self) -> str:
@@ -112,6 +111,7 @@ class _Taking:
             values = _OPERATORS[sign](values, bound).cast(pl.Float64)
         match one.name:
             case "quantile":
+                assert one.quantile is not None
                 return values.quantile(one.quantile, interpolation="linear")
             case "share":
                 return values.mean()

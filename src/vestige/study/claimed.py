@@ -21,7 +21,7 @@ def check_claimed(plan: "Plan") -> None:
       ConfigError: one is about another; claim, clause and what there is are named.
     """
     for where, one in plan.study.claims.taken() if plan.study.claims else ():
-        layers, stages = ([layer[i] for layer in plan.facts.layers] for i in (0, 1))
+        layers, stages = [name for name, _, _ in plan.facts.layers], [stage for _, stage, _ in plan.facts.layers]
         beside = OUTSIDE if one.table == "linearity" else ()
         for selector, known in (
             ("layer", [*layers, *beside]),
