@@ -20,7 +20,7 @@ class LinearModel(Protocol):
 
     def predict(self, inputs: Tensor, /) -> Tensor:
         """The class of each input, int64, (N,)."""
-        ...  # noqa: PIE790 (else a checker finds that it returns None)
+        ...
 
 
 def fitted(how: Preparation, ready: Prepared, rows: Rows) -> tuple[PixelModel | None, str]:
