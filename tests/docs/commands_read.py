@@ -63,6 +63,7 @@ def read_vestige(words: list[str]) -> None:
             patched.enter_context(mock.patch(f"vestige.foreign.{module}.{function}", _check_request))
         patched.enter_context(mock.patch.object(Study, "run", _check_study))
         patched.enter_context(mock.patch("vestige.study.status.describe", _check_study))
+        patched.enter_context(mock.patch("vestige.study.comparing.read_side", _stop))
         if words == ["studies"]:
             patched.enter_context(mock.patch("vestige.study.status.shipped_studies", _stop))
         with pytest.raises((Reached, SystemExit)) as ended:
