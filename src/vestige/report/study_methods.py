@@ -48,7 +48,7 @@ def _training(source: Source) -> Iterator[str]:
     if any("corrected" in source.table(kind)["protocol"] for kind in kinds):
         yield (
             "Before every measurement, batch-norm statistics were recomputed from "
-            f"{count(study.measurements.batch_norm.images, 'fixed, unaugmented training image')}."
+            f"{count(study.measurements.batch_norm.images, 'training image')}, fixed and unaugmented."
         )
 
 
