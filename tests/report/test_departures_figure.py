@@ -115,7 +115,7 @@ def test_plotly_knows_it_and_shows_no_coordinates(figure, study, tables, judged)
     for panels in figure_data(figure, source.scale):
         for panel in panels:
             drawn = graph_objects.Figure(data=panel["data"], layout=panel["layout"])
-            assert len(drawn.data) == len(panel["data"])
+            assert len(list(drawn.data)) == len(panel["data"])  # pyright: ignore[reportArgumentType]
             assert not [trace for trace in panel["data"] if "%{y" in trace.get("hovertemplate", "")]
 
 
