@@ -23,6 +23,7 @@ def pair(finished: Path, tmp_path: Path) -> tuple[Path, Path]:
         shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("checkpoints", "state", "report"))
     settings = yaml.safe_load((second / "study.yaml").read_text())
     settings["seeds"] = settings["seeds"][:1]
+    settings["measurements"]["linearity"]["pairs"] = 41
     (second / "study.yaml").write_text(yaml.safe_dump(settings))
     (second / "claims.json").unlink(missing_ok=True)
     return first, second
@@ -34,7 +35,9 @@ def test_two_studies_are_compared_and_neither_is_touched(vestige, pair, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout == "comparison: compared/first-and-second/index.html\n"
     page = (tmp_path / "compared/first-and-second/index.html").read_text()
-    assert "1 setting differs: seeds." in page
+    assert "2 settings differ: seeds and measurements.linearity.pairs." in page
+    old = len(list(pair[1].glob("runs/baseline/seed-0/linearity-*/*.parquet")))
+    assert f"B: {old} tables of linearity of other settings" in page
     assert "B: Only one seed (0): its curves are no means." in page
     assert "B: Its verdicts were judged now, for it has no claims.json." in page
     assert "A: Its verdicts were judged now" not in page

@@ -204,13 +204,21 @@ def test_what_is_missing_is_said_of_its_study(a):
     tables |= {"selectivity": tables["selectivity"].with_columns(bad), "cumulative": tables["cumulative"].clear()}
     manifests = made_up_manifests(study)
     manifests["early", 5] = replace(manifests["early", 5], complete=False, failed="loss is NaN at step 7")
-    other = side("B", study, tables=tables, manifests=manifests, note="judged now, for it has no claims.json")
+    other = side(
+        "B",
+        study,
+        tables=tables,
+        manifests=manifests,
+        note="judged now, for it has no claims.json",
+        left_out={"linearity": 4},
+    )
     page = read_page(render_comparison(a, other))
     said = page.one(aria_label="What is missing").text
     assert "B: 6 of 7 training runs complete." in said
     assert "B: Training of early, seed 5, stopped: loss is NaN at step 7." in said
     assert "B: 1 seed: fewer than 3 can support no claim." in said
     assert "B: Its verdicts were judged now, for it has no claims.json." in said
+    assert "B: 4 tables of linearity of other settings, or by another version of vestige: left out." in said
     assert "A:" not in said
     assert "B: There is no cumulative ablation" in page.one("section", id="ablation").text
     selectivity = page.one("section", id="selectivity").text

@@ -157,7 +157,7 @@ def _figure(a: Side, b: Side, name: str, kind: str, title: str, wanted: Sequence
         for side, found in zip((a, b), pair, strict=True):
             if not found and not side.rows(kind).is_empty():
                 said.append(f"{side.label}: {panel.title}: no value to draw.")
-    if shade is None and any(side.source.early for side in (a, b)):
+    if shade is None and name == "selectivity" and any(side.source.early for side in (a, b)):
         windows = [f"{s.label} {s.source.early_window or 'not known'}" for s in (a, b)]
         said.append(f"The early windows differ, so none is shaded; each ends at step: {', '.join(windows)}.")
     drawn = any(chain.from_iterable(curves))

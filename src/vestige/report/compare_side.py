@@ -1,7 +1,7 @@
 """One of two studies that are compared: its settings, tables and verdicts, read only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ class Side:
       claims: its verdicts; None where it claims nothing.
       manifests: of every run that was begun, by condition and seed.
       note: on its verdicts.
+      left_out: how many tables of a kind are there that do not belong to its settings.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Side:
     claims: Mapping[str, Any] | None
     manifests: Mapping[tuple[str, int], Manifest]
     note: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -72,6 +74,10 @@ class Side:
         ]
         if len(self.study.seeds) < 3:
             said.append(f"{count(len(self.study.seeds), 'seed')}: fewer than 3 can support no claim.")
+        said += [
+            f"{count(tables, 'table')} of {kind} of other settings, or by another version of vestige: left out."
+            for kind, tables in self.left_out.items()
+        ]
         if self.note:
             said.append(f"Its verdicts were {self.note}.")
         if self.claims and self.claims.get("note"):

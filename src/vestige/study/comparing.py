@@ -1,6 +1,8 @@
 """Two studies side by side: each as its folder has it, read and never written."""
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from vestige.config import StudyConfig
 from vestige.errors import ConfigError, StoreError
 from vestige.report.compare import write_comparison
 from vestige.report.compare_side import Side
+from vestige.runs.manifest import Manifest
 from vestige.runs.store import StudyFolder, read_json
 from vestige.study.facts import decode
 from vestige.study.plan import Plan, make_plan
@@ -78,7 +81,8 @@ def read_side(folder: StudyFolder, label: str) -> Side:
     assert plan is not None, "without a plan there are no tables"
     manifests = read_manifests(plan, folder)
     claims, note = _claims(study.config, plan, folder, tables)
-    return Side(label, folder.path.resolve().name, study.config, tables, claims, manifests, note)
+    others = _others(plan, folder, manifests)
+    return Side(label, folder.path.resolve().name, study.config, tables, claims, manifests, note, others)
 
 
 def recorded_plan(study: Study) -> Plan | None:
@@ -94,6 +98,20 @@ def recorded_plan(study: Study) -> Plan | None:
             found=f"it is damaged: {error}",
             remedy=f"Delete it and run `vestige report {study.folder.path}`, which makes it again",
         ) from error
+
+
+def _others(plan: Plan, folder: StudyFolder, manifests: Mapping[tuple[str, int], Manifest]) -> dict[str, int]:
+    """How many tables of each kind the manifests name that were made by other settings or formulas."""
+    found: Counter[str] = Counter()
+    for (condition, seed), manifest in manifests.items():
+        run = folder.run(condition, seed)
+        for job in plan.jobs(condition):
+            for step, (_, weights) in manifest.checkpoints.items():
+                path = run.table(job.tables[0], step)
+                known = path.relative_to(run.path).as_posix() in manifest.artifacts
+                if known and not manifest.has(run, path, plan.job_key(job, weights.sha256)):
+                    found[job.kind] += 1
+    return dict(found)
 
 
 def _claims(
