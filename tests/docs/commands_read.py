@@ -64,6 +64,7 @@ def read_vestige(words: list[str]) -> None:
         patched.enter_context(mock.patch.object(Study, "run", _check_study))
         patched.enter_context(mock.patch("vestige.study.status.describe", _check_study))
         patched.enter_context(mock.patch("vestige.study.comparing.read_side", _stop))
+        patched.enter_context(mock.patch("vestige.study.comparing.compare", _check_comparison))
         if words == ["studies"]:
             patched.enter_context(mock.patch("vestige.study.status.shipped_studies", _stop))
         with pytest.raises((Reached, SystemExit)) as ended:
@@ -96,6 +97,11 @@ def _check_request(request: Any, **_: Any) -> None:
 def _check_study(study: Study, *, only: tuple[str, ...] = (), **_: Any) -> None:
     unknown = set(only) - set(study.config.conditions)
     assert not unknown, f"{study.config.name} has no condition {unknown}"
+    raise Reached
+
+
+def _check_comparison(first: str, second: str, **_: Any) -> None:
+    assert Study.load(first).folder != Study.load(second).folder
     raise Reached
 
 

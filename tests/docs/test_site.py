@@ -59,7 +59,8 @@ def test_every_command_and_its_options_are_there(site: Path):
     for command in cli.COMMANDS:
         assert f"usage: vestige {command.__name__.lower()}" in text
         for field in fields(command):
-            assert field.name == "study" or f"--{field.name.replace('_', '-')}" in text
+            option = f"--{field.name.replace('_', '-')}"
+            assert (field.name.upper() if field.name.startswith("study") else option) in text
 
 
 def test_every_column_is_there_with_its_meaning(site: Path):
