@@ -154,18 +154,20 @@ def put_sheets(sheets: Sheets | None, chunks: Chunks) -> dict[str, Any] | None:
 
 def _by_class(name: str, values_UC: np.ndarray) -> dict[str, np.ndarray]:
     """What is shown of a number for each class: all, or the highest and a curve by rank."""
-    if values_UC.shape[1] <= MANY:
+    finite_UC = np.isfinite(values_UC)
+    there = np.flatnonzero(finite_UC.any(0))
+    if values_UC.shape[1] <= MANY or not len(there):
         return {name: values_UC}
-    there = np.flatnonzero(np.isfinite(values_UC).any(0))
-    some_UC = np.where(np.isfinite(values_UC[:, there]), values_UC[:, there], -np.inf)
-    some_UC = -np.sort(-some_UC, axis=1)
-    order = np.argpartition(-values_UC[:, there], HIGHEST, axis=1)[:, :HIGHEST]
-    order = np.take_along_axis(order, np.argsort(-np.take_along_axis(values_UC[:, there], order, 1), axis=1), 1)
-    ranks = np.linspace(0, len(there) - 1, RANKS).round().astype(int)
+    known_UC = values_UC if finite_UC.all() else np.where(finite_UC, values_UC, -np.inf)[:, there]
+    most = min(HIGHEST, len(there))
+    top = np.argpartition(known_UC, len(there) - most, axis=1)[:, len(there) - most :]
+    order = np.argsort(-np.take_along_axis(known_UC, top, 1), axis=1, kind="stable")
+    top = np.take_along_axis(top, order, 1)
+    ranks = np.linspace(len(there) - 1, 0, RANKS).round().astype(int)
     return {
-        name: np.take_along_axis(values_UC[:, there], order, 1),
-        f"{name}_class": there[order],
-        f"{name}_ranks": some_UC[:, ranks],
+        name: np.take_along_axis(known_UC, top, 1),
+        f"{name}_class": there[top],
+        f"{name}_ranks": np.sort(known_UC, axis=1)[:, ranks],
     }
 
 
@@ -181,6 +183,4 @@ def _lay(found: dict[str, np.ndarray], wanted_MU: np.ndarray, part: Mapping[str,
 def _encoder(name: str) -> Callable[[np.ndarray], Codes | None]:
     if name in ("input", "step"):
         return places
-    return (
-        classes if name == "label" or name.partition(":")[0].endswith("_class") or name.endswith("_class") else decimals
-    )
+    return classes if name == "label" or name.endswith("_class") else decimals

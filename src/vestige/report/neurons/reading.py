@@ -4,6 +4,7 @@ Shapes: U neurons (units) of all layers, C classes, K top inputs.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,33 @@ def read_inputs(path: Path, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
 def read_damage(path: Path, layers: Sequence[Layer]) -> tuple[str, np.ndarray]:
     """What a neuron was replaced by, and the change of each class's loss, (U, C) float32; NaN where there is none."""
     table = _read(path, ["layer", "neuron", "class", "class_loss_delta"])
-    value = pq.read_table(path, columns=["value"]).slice(0, 1)["value"].to_pylist()
-    n_class = table["class"].to_numpy()
-    found_UC = np.full((_units(layers), int(n_class.max(initial=0)) + 1), np.nan, dtype=np.float32)
-    found_UC[_places(table, layers), n_class] = table["class_loss_delta"].to_numpy()
-    return (value[0] if value else "", found_UC)
+    if not table.num_rows:
+        return "", np.full((_units(layers), 0), np.nan, dtype=np.float32)
+    harm, n_class = table["class_loss_delta"].to_numpy(), table["class"].to_numpy()
+    shape = _units(layers), int(n_class.max()) + 1
+    value = str(next(pq.ParquetFile(path).iter_batches(batch_size=1, columns=["value"]))["value"][0])
+    if _in_order(table, n_class, tuple(layers), shape[1]):
+        return value, harm.reshape(shape)
+    found_UC = np.full(shape, np.nan, dtype=np.float32)
+    found_UC[_places(table, layers), n_class] = harm
+    return value, found_UC
+
+
+def _in_order(table: pa.Table, n_class: np.ndarray, layers: tuple[Layer, ...], classes: int) -> bool:
+    """Whether rows go by layer, neuron and class with none left out, as ablation writes them: nothing to sort then."""
+    named = _named(table)
+    if named.dictionary.to_pylist() != [layer.name for layer in layers]:
+        return False
+    found = named.indices.to_numpy(), table["neuron"].to_numpy(), n_class
+    return all(map(np.array_equal, found, _ordered(layers, classes)))
+
+
+@lru_cache(maxsize=1)
+def _ordered(layers: tuple[Layer, ...], classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes = [layer.units for layer in layers]
+    layer = np.repeat(np.arange(len(sizes), dtype=np.int32), np.array(sizes) * classes)
+    neuron = np.concatenate([np.arange(units, dtype=np.int32) for units in sizes]).repeat(classes)
+    return layer, neuron, np.tile(np.arange(classes, dtype=np.int32), sum(sizes))
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
@@ -56,12 +79,17 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
 def _places(table: pa.Table, layers: Sequence[Layer]) -> np.ndarray:
     """Where each row's neuron lies among those of all layers."""
     first = {layer.name: layer.first for layer in layers}
-    named = table["layer"].combine_chunks()
-    if isinstance(named, pa.ChunkedArray):
-        named = named.chunk(0) if named.num_chunks else pa.array([]).dictionary_encode()
+    named = _named(table)
     starts = np.array([first[name] for name in named.dictionary.to_pylist()], dtype=np.int64)
     neuron = table["neuron"].to_numpy().astype(np.int64)
     return starts[named.indices.to_numpy()] + neuron if len(neuron) else neuron
+
+
+def _named(table: pa.Table) -> pa.DictionaryArray:
+    whole = table["layer"].unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # of other versions of pyarrow
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], pa.string()).dictionary_encode()
+    return whole
 
 
 def _units(layers: Sequence[Layer]) -> int:
