@@ -3,7 +3,7 @@
 They are kept at few checkpoints (`runs.retention`), of which a neuron shows three: an early one, that of its highest
 CSI, and the last. Where there are many classes, it shows those that lie highest, and all of them as a curve by rank.
 
-Shapes: S kept steps of a run, U neurons (units) of all layers, C classes, D numbers a neuron.
+Shapes: S steps of a run, K of them kept, M moments shown, U neurons (units), R of them, C classes, D numbers a neuron.
 """
 
 import base64
@@ -107,13 +107,15 @@ def put_portraits(
     found: dict[str, np.ndarray] = {}
     for place, step in enumerate(kept):
         wanted_MU = moments_MU == place
+        rows_R = np.flatnonzero(wanted_MU.any(0))
         for path in portraits.means.get(key, {}).get(step, ()):
-            _lay(found, wanted_MU, _by_class("mean", read_means(path, layers)))
+            _lay(found, wanted_MU, rows_R, _by_class("mean", read_means(path, layers)[rows_R]))
         for path in portraits.inputs.get(key, {}).get(step, ()):
-            _lay(found, wanted_MU, read_inputs(path, layers))
+            parts = {part: values_UD[rows_R] for part, values_UD in read_inputs(path, layers).items()}
+            _lay(found, wanted_MU, rows_R, parts)
         for path in portraits.damage.get(key, {}).get(step, ()):
             value, harm_UC = read_damage(path, layers)
-            _lay(found, wanted_MU, _by_class(f"damage:{value}", harm_UC))
+            _lay(found, wanted_MU, rows_R, _by_class(f"damage:{value}", harm_UC[rows_R]))
     found["step"] = np.asarray(kept)[moments_MU]
     columns = {name: codes for name, values in found.items() if (codes := _encoder(name)(values))}
     blocks = chunks.put_blocks(f"{name}-classes", columns, 3, moments_MU.shape[1])
@@ -152,32 +154,34 @@ def put_sheets(sheets: Sheets | None, chunks: Chunks) -> dict[str, Any] | None:
     return {"per": sheets.per, "side": sheets.side, "pixelated": sheets.cell < 40, "sheets": found}
 
 
-def _by_class(name: str, values_UC: np.ndarray) -> dict[str, np.ndarray]:
+def _by_class(name: str, values_RC: np.ndarray) -> dict[str, np.ndarray]:
     """What is shown of a number for each class: all, or the highest and a curve by rank."""
-    finite_UC = np.isfinite(values_UC)
-    there = np.flatnonzero(finite_UC.any(0))
-    if values_UC.shape[1] <= MANY or not len(there):
-        return {name: values_UC}
-    known_UC = values_UC if finite_UC.all() else np.where(finite_UC, values_UC, -np.inf)[:, there]
+    finite_RC = np.isfinite(values_RC)
+    there = np.flatnonzero(finite_RC.any(0))
+    if values_RC.shape[1] <= MANY or not len(there):
+        return {name: values_RC}
+    known_RC = values_RC if finite_RC.all() else np.where(finite_RC, values_RC, -np.inf)[:, there]
     most = min(HIGHEST, len(there))
-    top = np.argpartition(known_UC, len(there) - most, axis=1)[:, len(there) - most :]
-    order = np.argsort(-np.take_along_axis(known_UC, top, 1), axis=1, kind="stable")
+    top = np.argpartition(known_RC, len(there) - most, axis=1)[:, len(there) - most :]
+    order = np.argsort(-np.take_along_axis(known_RC, top, 1), axis=1, kind="stable")
     top = np.take_along_axis(top, order, 1)
     ranks = np.linspace(len(there) - 1, 0, RANKS).round().astype(int)
     return {
-        name: np.take_along_axis(known_UC, top, 1),
+        name: np.take_along_axis(known_RC, top, 1),
         f"{name}_class": there[top],
-        f"{name}_ranks": np.sort(known_UC, axis=1)[:, ranks],
+        f"{name}_ranks": np.sort(known_RC, axis=1)[:, ranks],
     }
 
 
-def _lay(found: dict[str, np.ndarray], wanted_MU: np.ndarray, part: Mapping[str, np.ndarray]) -> None:
+def _lay(
+    found: dict[str, np.ndarray], wanted_MU: np.ndarray, rows_R: np.ndarray, part: Mapping[str, np.ndarray]
+) -> None:
     """Put the numbers of one step where a neuron shows it."""
-    for name, values_UD in part.items():
-        missing = -1 if values_UD.dtype.kind == "i" else np.nan
-        laid = found.setdefault(name, np.full((*wanted_MU.shape, values_UD.shape[1]), missing, values_UD.dtype))
+    for name, values_RD in part.items():
+        missing = -1 if values_RD.dtype.kind == "i" else np.nan
+        laid = found.setdefault(name, np.full((*wanted_MU.shape, values_RD.shape[1]), missing, values_RD.dtype))
         for moment, wanted_U in enumerate(wanted_MU):
-            laid[moment, wanted_U] = values_UD[wanted_U]
+            laid[moment, wanted_U] = values_RD[wanted_U[rows_R]]
 
 
 def _encoder(name: str) -> Callable[[np.ndarray], Codes | None]:

@@ -54,11 +54,12 @@ def read_damage(path: Path, layers: Sequence[Layer]) -> tuple[str, np.ndarray]:
 
 def _in_order(table: pa.Table, n_class: np.ndarray, layers: tuple[Layer, ...], classes: int) -> bool:
     """Whether rows go by layer, neuron and class with none left out, as ablation writes them: nothing to sort then."""
-    named = _named(table)
-    if named.dictionary.to_pylist() != [layer.name for layer in layers]:
-        return False
-    found = named.indices.to_numpy(), table["neuron"].to_numpy(), n_class
-    return all(map(np.array_equal, found, _ordered(layers, classes)))
+    layer, neuron, by_class = _ordered(layers, classes)
+    return (
+        np.array_equal(n_class, by_class)
+        and np.array_equal(table["neuron"].to_numpy(), neuron)
+        and np.array_equal(_layer_numbers(table, layers), layer)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -78,18 +79,18 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
 
 def _places(table: pa.Table, layers: Sequence[Layer]) -> np.ndarray:
     """Where each row's neuron lies among those of all layers."""
-    first = {layer.name: layer.first for layer in layers}
-    named = _named(table)
-    starts = np.array([first[name] for name in named.dictionary.to_pylist()], dtype=np.int64)
-    neuron = table["neuron"].to_numpy().astype(np.int64)
-    return starts[named.indices.to_numpy()] + neuron if len(neuron) else neuron
+    first = np.array([layer.first for layer in layers], dtype=np.int64)
+    return first[_layer_numbers(table, layers)] + table["neuron"].to_numpy()
 
 
-def _named(table: pa.Table) -> pa.DictionaryArray:
-    whole = table["layer"].unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # of other versions of pyarrow
-        whole = whole.chunk(0) if whole.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    return whole
+def _layer_numbers(table: pa.Table, layers: Sequence[Layer]) -> np.ndarray:
+    """Which layer each row is of, int32; every row group has a dictionary of its own."""
+    numbers = {layer.name: number for number, layer in enumerate(layers)}
+    found = [np.empty(0, dtype=np.int32)]
+    for chunk in table["layer"].chunks:
+        known = np.array([numbers[name] for name in chunk.dictionary.to_pylist()], dtype=np.int32)
+        found.append(known[chunk.indices.to_numpy()])
+    return np.concatenate(found)
 
 
 def _units(layers: Sequence[Layer]) -> int:
