@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from vestige.acting import ConditionConfig
 from vestige.claims.departures import judge_departures
 from vestige.claims.verdicts import judge_study
 from vestige.config import ComputeConfig, StudyConfig, dump_study, load_study
@@ -58,20 +59,23 @@ def pack(study_folder: Path, target: Path) -> None:
     study = Study.load(study_folder)
     plan = study.plan()
     assert plan is not None, "the study has not been run"
+    kept = trained(study.config, study.folder)
     (target / "tables").mkdir(parents=True, exist_ok=True)
-    tables = gather(plan, study.folder)
+    tables = {
+        kind: table.filter(pl.col("condition").is_in(list(kept))) for kind, table in gather(plan, study.folder).items()
+    }
     for kind, table in tables.items():
         if len(table):
             path = target / "tables" / f"{kind}.parquet"
             rounded(table).write_parquet(path, compression="zstd", compression_level=19)
             print(f"{path.name}: {len(table):,} rows, {path.stat().st_size / 1e6:.2f} MB")
     runs = []
-    for condition in study.config.conditions:
+    for condition in kept:
         for seed in study.config.seeds:
             manifest = read_manifest(study.folder.run(condition, seed))
             steps = {step: epoch for step, (epoch, _) in manifest.checkpoints.items()}
-            kept = {name: getattr(manifest, name) for name in MADE}
-            runs.append({"condition": condition, "seed": seed, "checkpoints": steps, **kept})
+            made = {name: getattr(manifest, name) for name in MADE}
+            runs.append({"condition": condition, "seed": seed, "checkpoints": steps, **made})
     facts = {
         "classes": len(plan.facts.class_names),
         "train_images": plan.facts.train_images,
@@ -80,10 +84,23 @@ def pack(study_folder: Path, target: Path) -> None:
     write_json(target / "runs.json", {"facts": facts, "runs": runs})
     data = study.config.data
     names = {split: dataset_name(getattr(data, split)) for split in ("train", "test")}
-    settings = {"data": data.model_copy(update=names), "compute": ComputeConfig()}
-    write_text(target / "study.yaml", dump_study(study.config.model_copy(update=settings)))
-    there, here = judge_study(study.config, tables, classes=facts["classes"]), Attached.read(target).claims()
+    settings = {"data": data.model_copy(update=names), "compute": ComputeConfig(), "conditions": kept}
+    config = study.config.model_copy(update=settings)
+    write_text(target / "study.yaml", dump_study(config))
+    there, here = judge_study(config, tables, classes=facts["classes"]), Attached.read(target).claims()
     assert verdicts(there) == verdicts(here), "rounding changed a verdict"
+
+
+def trained(study: StudyConfig, folder: StudyFolder) -> dict[str, ConditionConfig]:
+    """The conditions whose runs are all complete; the others are named and left out."""
+    kept = {
+        name: condition
+        for name, condition in study.conditions.items()
+        if all(read_manifest(folder.run(name, seed)).complete for seed in study.seeds)
+    }
+    if left_out := sorted(set(study.conditions) - set(kept)):
+        print(f"left out, for not all of their runs are complete: {', '.join(left_out)}")
+    return kept
 
 
 def rebuild(source: Path, out: Path) -> None:

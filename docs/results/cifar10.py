@@ -43,11 +43,12 @@ def main(folder: str, page: str, command: str) -> None:
     parts = [
         f"# {attached.study.description}",
         "This page is written from the study's tables by\n```\n"
-        f'python docs/results/cifar10.py {folder} {page} "{command}"\n```\n'
+        f'python docs/results/cifar10.py {folder} {page} "the commands below"\n```\n'
         f"The tables are [kept beside it]({Path(folder).name}/tables); the whole report is made again from them by\n"
         f"```\npython docs/results/attached.py rebuild {folder} OUT\n```",
         "## What was run\n" + setting(attached, command),
-        "## Verdicts\n" + verdicts(claims),
+        f"## Verdicts\nTo know of all claims: {claims['note'] or 'nothing'}.\n\n" + verdicts(claims),
+        "## What the windows did\n" + windows(claims),
         *opened(claims),
         "## Harm, and what was changed\nHarm: baseline's final accuracy (mean of the last three checkpoints) less the "
         "condition's, in points, paired by seed, with 95% intervals. Changes: condition less baseline at the first "
@@ -115,6 +116,17 @@ def opened(claims: dict[str, Any]) -> list[str]:
     )
     header = ("clause", "statistic", "estimate", "95% interval", "seeds that would decide")
     return ["## What stays open\n" + said + table(header, rows)]
+
+
+def windows(claims: dict[str, Any]) -> str:
+    """The manipulation checks, and the harm at equal lag."""
+    beside = [one for claim in claims["claims"] if claim["id"] == "C4" for one in claim["beside"]]
+    rows = [
+        (one["id"], one["sentence"], one["verdict"] or "-", one["note"])
+        for one in beside
+        if one["id"].startswith(("C4.cut.", "C4.lag."))
+    ]
+    return table(("number", "what it says", "verdict", "note"), rows)
 
 
 def _enough(clause: dict[str, Any]) -> str:
