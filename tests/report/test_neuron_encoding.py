@@ -10,6 +10,7 @@ EVERY = slice(None)
 
 
 def unpacked(codes):
+    assert codes
     kind, packed, width = codes.pack(EVERY, EVERY)
     types = {"d": "<u2", "f": "<f4", "i": "<u2", "w": "<u4", "b": "u1"}
     if isinstance(packed, int):
@@ -80,7 +81,10 @@ def test_classes_places_and_flags():
 
 def test_a_part_is_packed_alone_and_one_code_for_all():
     values = np.arange(24.0).reshape(2, 3, 4)
-    kind, packed, width = decimals(values).pack(slice(1, 2), slice(0, 2))
+    codes, same = decimals(values), decimals(np.full((2, 2), 0.5))
+    assert codes
+    assert same
+    kind, packed, width = codes.pack(slice(1, 2), slice(0, 2))
     assert (kind, width) == ("d", 4)
     assert [said(int(c)) for c in np.frombuffer(base64.b64decode(packed), "<u2")] == values[1, :2].ravel().tolist()
-    assert decimals(np.full((2, 2), 0.5)).pack(EVERY, EVERY) == ["d", 2 + 23 * 900 + 400, 1]
+    assert same.pack(EVERY, EVERY) == ["d", 2 + 23 * 900 + 400, 1]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -98,7 +99,7 @@ def odd(tmp_path):
     return f"folder:{tmp_path / 'images'}", ordered
 
 
-def made_up_plan(spec, shape=(3, 8, 8)):
+def made_up_plan(spec, shape=(3, 8, 8)) -> Any:
     data = DataConfig(train=spec, test=spec, channels=shape[0])
     measurements = SimpleNamespace(portraits=SimpleNamespace(split="test"))
     study = SimpleNamespace(data=data, measurements=measurements)
@@ -115,6 +116,7 @@ def test_images_of_odd_modes_show(odd, tmp_path):
     spec, shades = odd
     folder = StudyFolder(tmp_path / "study")
     sheets = portraits._sheets(made_up_plan(spec), folder, inputs_of(tmp_path, [0, 3, 7]))
+    assert sheets
     pixels = np.asarray(Image.open(sheets.files[0]).convert("L")).astype(int)
     seen = [pixels[i // 8 * 8 : i // 8 * 8 + 8, i % 8 * 8 : i % 8 * 8 + 8] for i in range(8)]
     assert all(np.ptp(cell) == 0 for cell in seen)
@@ -124,6 +126,7 @@ def test_images_of_odd_modes_show(odd, tmp_path):
 def test_a_sheet_is_made_once_and_for_these_images(odd, tmp_path):
     folder, plan = StudyFolder(tmp_path / "study"), made_up_plan(odd[0])
     sheets = portraits._sheets(plan, folder, inputs_of(tmp_path, [1]))
+    assert sheets
     before = sheets.files[0].stat().st_mtime_ns
     plan.study.data = DataConfig(train="folder:gone", test="folder:gone")
     assert portraits._sheets(plan, folder, inputs_of(tmp_path, [2])) == sheets
@@ -145,6 +148,7 @@ def test_large_images_are_made_small(tmp_path):
     sheets = portraits._sheets(
         made_up_plan(f"folder:{tmp_path / 'images'}", (3, 100, 200)), folder, inputs_of(tmp_path, [0])
     )
+    assert sheets
     assert sheets.files[0].suffix == ".jpg"
     assert read_json(folder.path / "thumbnails" / "test" / "about.json")["cell"] == 64
     cell = np.asarray(Image.open(sheets.files[0]).convert("L"))[:64, :64].astype(int)
