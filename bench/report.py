@@ -187,6 +187,21 @@ ANSWER = """
 FILTER = (
     "const f = document.querySelector('[data-neurons=filter]'); f.value = '{}'; f.dispatchEvent(new Event('input'))"
 )
+FIGURES = """
+async () => {
+  const took = [];
+  for (const plot of [...document.querySelectorAll(".plot")].filter(one => one.offsetWidth)) {
+    const began = performance.now();
+    plot.scrollIntoView({ behavior: "instant" });
+    while (!plot.querySelector(".main-svg .trace, .main-svg .points")) {
+      await new Promise(requestAnimationFrame);
+      if (performance.now() - began > 30000) throw new Error(`${plot.ariaLabel} is not drawn`);
+    }
+    took.push(performance.now() - began);
+  }
+  return [Math.max(0, ...took), took.length];
+}
+"""
 SCROLL = "document.querySelector('[data-neurons=scroll]').scrollTop = {}"
 SORT = "document.querySelector('[data-sort=\"{}\"]').click()"
 
@@ -205,7 +220,8 @@ def look(home: Path) -> None:
         page.goto((home / "report" / "index.html").as_uri())
         page.wait_for_selector("#neuron-browser[data-ready]", state="attached")
         print(f"opens in {time.perf_counter() - began:.2f} s (until the table of neurons is filled)")
-        page.evaluate("document.getElementById('neurons').scrollIntoView()")
+        print("figures, from scrolled to until drawn: slowest {:.0f} ms of {}".format(*page.evaluate(FIGURES)))
+        page.evaluate("document.getElementById('neurons').scrollIntoView({ behavior: 'instant' })")
         filters = ["csi > 0.3", "csi > 0.3 layer3", "csi > 0.3, eta2 < 0.1, class 7", "p < 0.01", ""]
         tries = {
             "two frames and no event, on this machine as busy as it is": ["0"] * 20,

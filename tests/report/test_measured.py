@@ -235,6 +235,7 @@ def test_the_same_record_gives_the_same_bytes(one, tmp_path):
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ASK = """<pre id="answer"></pre><script>
+dispatchEvent(new Event("beforeprint"));  // or a figure waits until a reader comes near
 const plots = [...document.querySelectorAll(".plot")].filter(e => e.offsetWidth);
 document.getElementById("answer").textContent = JSON.stringify({
   plots: plots.length, blank: plots.filter(p => !p.querySelector(".trace, .points")).map(p => p.ariaLabel),

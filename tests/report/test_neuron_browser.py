@@ -227,26 +227,38 @@ def test_columns_can_be_chosen(visit, written, tables):
     assert {row["auroc"] for row in rows(page)} == {"0.700"}
 
 
-def test_a_neuron_opens_by_keyboard_and_the_way_back_leads_to_its_row(visit, written):
+RESTED = """async () => { const frame = () => new Promise(requestAnimationFrame);
+  for (let at = scrollY, still = 0; still < 20; still = scrollY === at ? still + 1 : 0, at = scrollY) await frame(); }"""
+"""Pages scroll smoothly: until it is over, no place is one to come back to."""
+ROW_TOP = "document.querySelector('[data-neurons=body] tr[aria-selected=true]').getBoundingClientRect().top"
+GROW = "document.querySelector('main > header').style.paddingBottom = '321px'"
+
+
+@pytest.mark.parametrize("meanwhile", ["", GROW], ids=["", "what lies above it grows"])
+def test_a_neuron_opens_by_keyboard_and_the_way_back_leads_to_its_row(visit, written, meanwhile):
     page = visit(written)
-    page.evaluate("document.getElementById('neurons').scrollIntoView()")
+    page.evaluate("document.getElementById('neurons').scrollIntoView({ behavior: 'instant' })")
     page.focus('[data-neurons="grid"]')
     for key in ("End", "ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
     active = page.get_attribute('[data-neurons="grid"]', "aria-activedescendant")
     assert page.locator(f"#{active} a").inner_text() == f"layer3.0/{64 - 3}"
-    was = page.evaluate("scrollY")
+    page.evaluate(RESTED)
+    was, scrolled = page.evaluate(ROW_TOP), page.evaluate("scrollY")
     page.keyboard.press("Enter")
     page.wait_for_selector("#neuron-title")
     assert page.evaluate("location.hash") == "#neuron=layer3.0/61"
     assert page.evaluate("document.activeElement.id") == "neuron-title"
     assert page.inner_text("#neuron-title") == "layer3.0, neuron 61"
     assert not page.is_visible("#neurons")
+    page.evaluate(meanwhile)
     page.go_back()
     page.wait_for_selector("#neurons", state="visible")
+    page.evaluate(RESTED)
     assert page.evaluate("document.activeElement.dataset.neurons") == "grid"
     assert page.locator("#neuron-page").is_hidden()
-    assert abs(page.evaluate("scrollY") - was) < 3
+    assert abs(page.evaluate(ROW_TOP) - was) < 3
+    assert abs(page.evaluate("scrollY") - scrolled - (321 if meanwhile else 0)) < 3
     assert page.locator('[data-neurons="body"] tr[aria-selected="true"] a').inner_text() == "layer3.0/61"
 
 

@@ -71,7 +71,6 @@ def visit(chromium, folder):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith((url, "data:")) else asked.append(one.url))
         page.goto(url)
-        page.wait_for_selector(".plot .main-svg")
         return page
 
     yield opened
@@ -90,7 +89,10 @@ def test_a_page_opens_offline_fits_its_window_and_says_what_it_draws(visit, name
     assert page.evaluate(UNNAMED) == []
     assert (page.evaluate(DARKNESS) < 60) == dark
     assert page.locator("svg.forest").count() > 5
-    assert page.locator(".plot").first.get_attribute("aria-label")
+    plot = page.locator(".plot").first
+    assert plot.get_attribute("aria-label")
+    plot.scroll_into_view_if_needed()
+    page.wait_for_selector(".plot .main-svg")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -115,6 +117,7 @@ def test_toggles_are_reached_by_keyboard_with_a_focus_that_shows(visit, name):
     assert unseen == []
     assert reached, "no key of the accuracy figure is reached"
     lines = "document.querySelectorAll('#accuracy .plot')[0].querySelectorAll('.scatterlayer .trace').length"
+    page.wait_for_selector("#accuracy .plot .main-svg")
     before = page.evaluate(lines)
     page.keyboard.press("Space")
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "false"

@@ -92,6 +92,7 @@ if (Neurons) (() => {
       }, steps.map((step, i) => `${step} (epoch ${Neurons.text(epochs[i])})`)));
   }
 
+  // Where the table lay in the window: what lies above it may have another height when the reader comes back.
   let left = null, opened = null;
   const title = document.title;
   async function route(arrive = true) {
@@ -103,14 +104,14 @@ if (Neurons) (() => {
       document.title = title;
       const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
       if (left !== null && (!target || target.id === "neurons")) {
-        scrollTo({ top: left, behavior: "instant" });
+        scrollBy({ top: browser.getBoundingClientRect().top - left, behavior: "instant" });
         if (opened !== null) table.point(opened);
         table.focus();
       } else target?.scrollIntoView();
       left = null;
       return;
     }
-    if (!body.contains("at-neuron")) left = scrollY;
+    if (!body.contains("at-neuron")) left = browser.getBoundingClientRect().top;
     if (asked.run >= 0 && asked.run !== state.run) await choose(asked.run);
     try {
       if (asked.place === undefined) throw new Error(`There is no neuron ${asked.id} in this study.`);

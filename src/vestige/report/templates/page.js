@@ -42,32 +42,50 @@
     };
   }
 
-  function draw(view) {
-    const panels = figures[view.dataset.figure][Number(view.dataset.view)];
-    const hidden = new Set([...view.querySelectorAll('.key[aria-pressed="false"]')].map(key => key.dataset.key));
-    for (const plot of view.querySelectorAll(".plot")) {
-      const panel = panels[Number(plot.dataset.panel)];
-      const rows = Number(plot.dataset.rows || 0);
-      if (rows) plot.style.height = `${64 + 66 * rows}px`;
-      Plotly.react(plot, panel.data.map(trace => colour(trace, hidden)), dress(panel.layout, rows), config);
-      resized.observe(plot);
-    }
-    view.dataset.drawn = "yes";
+  const waiting = new Set();
+  let asked = false;
+  const near = new IntersectionObserver(entries => {
+    for (const { target, isIntersecting } of entries) waiting[isIntersecting ? "add" : "delete"](target);
+    ask();
+  }, { rootMargin: "500px 0px" });
+  const later = plot => near.observe(plot);
+  const away = plot => {
+    const { top, bottom } = plot.getBoundingClientRect();
+    return Math.max(top - innerHeight, -bottom, 0);
+  };
+
+  // One plot a frame, the nearest first: a page that opens or scrolls by is not held up.
+  function ask() {
+    if (asked || !waiting.size) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      if (waiting.size) draw([...waiting].reduce((a, b) => away(b) < away(a) ? b : a));
+      ask();
+    });
   }
 
-  const each = (selector, what) => document.querySelectorAll(selector).forEach(what);
-  each(".view:not([hidden])", draw);
+  function draw(plot) {
+    near.unobserve(plot);
+    waiting.delete(plot);
+    const view = plot.closest(".view"), panel = figures[view.dataset.figure][Number(view.dataset.view)][Number(plot.dataset.panel)];
+    const hidden = new Set([...view.querySelectorAll('.key[aria-pressed="false"]')].map(key => key.dataset.key));
+    Plotly.react(plot, panel.data.map(trace => colour(trace, hidden)), dress(panel.layout, Number(plot.dataset.rows || 0)), config);
+    resized.observe(plot);
+    plot.dataset.drawn = "yes";
+  }
+
+  const each = (selector, what, within = document) => within.querySelectorAll(selector).forEach(what);
+  each(".plot[data-rows]", plot => { plot.style.height = `${64 + 66 * Number(plot.dataset.rows)}px`; });
+  each(".plot", later);
   each("[data-chooser]", chooser => {
-    const show = () => each(`.view[data-figure="${chooser.dataset.chooser}"]`, view => {
-      view.hidden = view.dataset.view !== chooser.value;
-      if (!view.hidden) draw(view);
-    });
-    chooser.addEventListener("change", show);
+    chooser.addEventListener("change", () => each(`.view[data-figure="${chooser.dataset.chooser}"]`, view => { view.hidden = view.dataset.view !== chooser.value; }));
     chooser.value = "0";
   });
   each(".key", key => key.addEventListener("click", () => {
     key.setAttribute("aria-pressed", key.getAttribute("aria-pressed") !== "true");
-    draw(key.closest(".view"));
+    each(".plot[data-drawn]", draw, key.closest(".view"));
   }));
-  dark.addEventListener("change", () => each('.view[data-drawn]:not([hidden])', draw));
+  dark.addEventListener("change", () => each(".plot[data-drawn]", later));
+  addEventListener("beforeprint", () => each(".plot:not([data-drawn])", plot => { if (plot.offsetWidth) draw(plot); }));
 })();
