@@ -228,7 +228,8 @@ def test_columns_can_be_chosen(visit, written, tables):
 
 
 RESTED = """async () => { const frame = () => new Promise(requestAnimationFrame);
-  for (let at = scrollY, still = 0; still < 20; still = scrollY === at ? still + 1 : 0, at = scrollY) await frame(); }"""
+  for (let at = scrollY, still = 0; still < 20; still = scrollY === at ? still + 1 : 0, at = scrollY) await frame();
+}"""
 """Pages scroll smoothly: until it is over, no place is one to come back to."""
 ROW_TOP = "document.querySelector('[data-neurons=body] tr[aria-selected=true]').getBoundingClientRect().top"
 GROW = "document.querySelector('main > header').style.paddingBottom = '321px'"
