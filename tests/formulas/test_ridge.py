@@ -6,7 +6,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold
 
 from vestige.formulas.linearity import gram
-from vestige.formulas.ridge import EXPONENTS, fit_ridge, held_out_r2
+from vestige.formulas.ridge import EXPONENTS, fit_ridge, held_out_r2, held_out_r2_of
 
 
 def draw(*shape, seed=0):
@@ -42,6 +42,7 @@ def test_r2_is_that_of_scikit_learn(n, features, noise):
     x_ND, y_NC = made_up(n, features, noise)
     expected, _ = scikit_learns(x_ND, y_NC)
     assert held_out_r2(gram(x_ND), y_NC).item() == pytest.approx(expected, abs=1e-6)
+    assert held_out_r2_of(x_ND, y_NC).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_cases_choose_penalties_of_all_kinds():
@@ -85,6 +86,7 @@ def test_features_that_do_not_vary_predict_the_mean():
     y_NC = draw(40, 2)
     expected = 1 - ((y_NC[20:] - y_NC[:20].mean(0)) ** 2).sum() / ((y_NC[20:] - y_NC[20:].mean(0)) ** 2).sum()
     torch.testing.assert_close(held_out_r2(gram(torch.ones(40, 3)), y_NC), expected)
+    torch.testing.assert_close(held_out_r2_of(torch.ones(40, 3, dtype=torch.float64), y_NC), expected)
 
 
 @pytest.mark.parametrize("case", ["few", "flat", "infinite", "diverged"])
@@ -93,11 +95,12 @@ def test_what_cannot_be_told_is_nan(case):
     gram_NN = gram(x_ND)
     match case:
         case "few":
-            gram_NN, y_NC = gram_NN[:9, :9], y_NC[:9]
+            x_ND, gram_NN, y_NC = x_ND[:9, :2], gram_NN[:9, :9], y_NC[:9]
         case "flat":
             y_NC = torch.full_like(y_NC, 0.1)
         case "infinite":
-            gram_NN[3, 4] = torch.inf
+            x_ND[3, 4] = gram_NN[3, 4] = torch.inf
         case "diverged":
             y_NC[0, 0] = torch.nan
     assert held_out_r2(gram_NN, y_NC).isnan()
+    assert held_out_r2_of(x_ND, y_NC).isnan()

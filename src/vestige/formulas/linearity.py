@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-_VALUES_AT_ONCE = 2**18  # in float64 a whole tile of feature maps can be gigabytes
+_VALUES_AT_ONCE = 2**17  # a whole tile of feature maps can be gigabytes
 _GRAM_VALUES_AT_ONCE = 2**22  # fewer would be slower: each chunk goes through the whole Gram matrix
 _GRAM_BANDS = 4  # of rows: of each, what lies left of the diagonal is known by symmetry
 
@@ -29,14 +29,25 @@ def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor
 
 
 def midpoint_sums(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The two sums of squares of `midpoint_nonlinearity`, in float64, to be added up over tiles of pairs."""
+    """The two sums of squares of `midpoint_nonlinearity`, in float64, to be added up over tiles of pairs.
+
+    Differences and the sum over one pair's features are taken in the maps' own precision (half: float32).
+    """
     deviation = half_distance = torch.zeros((), dtype=torch.float64, device=middle_ND.device)
     rows = max(1, _VALUES_AT_ONCE // max(1, middle_ND[:1].numel()))
     for start in range(0, len(middle_ND), rows):
-        first, second, middle = (h[start : start + rows].double() for h in (first_ND, second_ND, middle_ND))
-        deviation = deviation + (middle - (first + second) / 2).square().sum()
-        half_distance = half_distance + ((first - second) / 2).square().sum()
+        first, second, middle = (_at_least_float32(h[start : start + rows]) for h in (first_ND, second_ND, middle_ND))
+        deviation = deviation + _sum_of_squares(torch.lerp(first, second, 0.5) - middle)
+        half_distance = half_distance + _sum_of_squares(first - second) / 4
     return deviation, half_distance
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _sum_of_squares(values_ND: Tensor) -> Tensor:
+    return values_ND.square_().sum(tuple(range(1, values_ND.ndim))).double().sum()
 
 
 def midpoint_from_sums(deviation: Tensor, half_distance: Tensor) -> Tensor:
@@ -56,7 +67,7 @@ def gate_churn(first_ND: Tensor, second_ND: Tensor) -> Tensor:
       first_ND: a ReLU's output for the first input of each pair; a gate is open where it is above 0.
       second_ND: for the second.
     """
-    return ((first_ND > 0) != (second_ND > 0)).double().mean()
+    return ((first_ND > 0) != (second_ND > 0)).count_nonzero().double() / first_ND.numel()
 
 
 def independent_churn(open_share_D: Tensor) -> Tensor:

@@ -1,11 +1,16 @@
-"""Ridge regression from inner products of images: 1 - SSE / SST of targets on images held out.
+"""Ridge regression: 1 - SSE / SST of targets on images held out.
 
-argmin_{w, b} ||Y - X w - b||^2 + penalty ||w||^2 needs X X' alone, so the number of features, D, does not matter.
+argmin_{w, b} ||Y - X w - b||^2 + penalty ||w||^2 needs X X' alone, so many features, D, cost no more than few; few are
+fitted as they are.
 Shapes: N images, half of them T to train on; C targets; P penalties; F images of a fold.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from vestige.formulas.linearity import gram
 
 FOLDS = 5
 EXPONENTS = tuple(range(4, -10, -1))
@@ -28,15 +33,42 @@ def held_out_r2(gram_NN: Tensor, targets_NC: Tensor) -> Tensor:
       are an affine function of features that the first half spans, 0 where nothing is predicted, less if it is
       worse. NaN with fewer than 10 images, where the targets do not vary, or where anything is not finite.
     """
-    train = len(gram_NN) // 2
+
+    def predict(train: int) -> Tensor:
+        dual_TC, intercept_C = fit_ridge(gram_NN[:train, :train], targets_NC[:train])
+        return gram_NN[train:, :train] @ dual_TC + intercept_C
+
+    return _held_out_r2(predict, gram_NN, targets_NC)
+
+
+def held_out_r2_of(features_ND: Tensor, targets_NC: Tensor) -> Tensor:
+    """`held_out_r2` of the features' inner products; much quicker where they are fewer than the images to train on."""
+    if features_ND.shape[1] >= len(features_ND) // 2:
+        return held_out_r2(gram(features_ND), targets_NC)
+
+    def predict(train: int) -> Tensor:
+        fitted_TD, known_TC = features_ND[:train], targets_NC[:train]
+        penalties_P = _penalties((fitted_TD - fitted_TD.mean(0)).square().sum() / train)
+        errors_P = torch.zeros_like(penalties_P)
+        for fold_F in torch.arange(train).tensor_split(FOLDS):
+            rest_T = torch.ones(train, dtype=torch.bool).index_fill(0, fold_F, value=False)
+            predicted_PFC = _predicted(fitted_TD[rest_T], known_TC[rest_T], penalties_P, fitted_TD[fold_F])
+            errors_P += (predicted_PFC - known_TC[fold_F]).square().sum((1, 2))
+        best = penalties_P[errors_P.argmin()]
+        return _predicted(fitted_TD, known_TC, best[None], features_ND[train:])[0]
+
+    return _held_out_r2(predict, features_ND, targets_NC)
+
+
+def _held_out_r2(predict: Callable[[int], Tensor], given: Tensor, targets_NC: Tensor) -> Tensor:
+    """1 - SSE / SST of what is predicted for the second half from the first, which is so many images."""
+    train = len(targets_NC) // 2
     rest_RC = targets_NC[train:] - targets_NC[train:].mean(0)
     total = rest_RC.square().sum()
     rounding = (8 * torch.finfo(targets_NC.dtype).eps) ** 2 * targets_NC[train:].square().sum()
-    if train < FOLDS or not (gram_NN.isfinite().all() and targets_NC.isfinite().all() and total > rounding):
+    if train < FOLDS or not (given.isfinite().all() and targets_NC.isfinite().all() and total > rounding):
         return targets_NC.new_tensor(torch.nan)
-    dual_TC, intercept_C = fit_ridge(gram_NN[:train, :train], targets_NC[:train])
-    predicted_RC = gram_NN[train:, :train] @ dual_TC + intercept_C
-    return 1 - (targets_NC[train:] - predicted_RC).square().sum() / total
+    return 1 - (targets_NC[train:] - predict(train)).square().sum() / total
 
 
 def fit_ridge(gram_TT: Tensor, targets_TC: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,14 +83,28 @@ def fit_ridge(gram_TT: Tensor, targets_TC: Tensor) -> tuple[Tensor, Tensor]:
       the second.
     """
     variances_K, directions_TK = _principal(gram_TT)
-    scale = variances_K.sum() / len(gram_TT)
-    penalties_P = 10.0 ** torch.tensor(EXPONENTS, dtype=torch.float64, device=gram_TT.device)
-    penalties_P = penalties_P * torch.where(scale > 0, scale, 1.0)
+    penalties_P = _penalties(variances_K.sum() / len(gram_TT))
     weights_PK = 1 / (variances_K + penalties_P[:, None])
     along_KC = directions_TK.T @ targets_TC
     best = _fold_errors(directions_TK, weights_PK, along_KC).argmin()
     dual_TC = directions_TK @ (weights_PK[best, :, None] * along_KC)
     return dual_TC, (targets_TC - gram_TT @ dual_TC).mean(0)
+
+
+def _penalties(variance: Tensor) -> Tensor:
+    """Those that are tried, the largest first, for features of this mean variance."""
+    powers_P = 10.0 ** torch.tensor(EXPONENTS, dtype=torch.float64, device=variance.device)
+    return powers_P * torch.where(variance > 0, variance, 1.0)
+
+
+def _predicted(fitted_TD: Tensor, known_TC: Tensor, penalties_P: Tensor, new_FD: Tensor) -> Tensor:
+    """What a regression with each penalty predicts for new images, (P, F, C)."""
+    centre_D, centre_C = fitted_TD.mean(0), known_TC.mean(0)
+    x_TD = fitted_TD - centre_D
+    variances_D, directions_DD = torch.linalg.eigh(x_TD.T @ x_TD)
+    along_DC = directions_DD.T @ (x_TD.T @ (known_TC - centre_C))
+    weights_PD = 1 / (variances_D.clamp_min(0) + penalties_P[:, None])
+    return (new_FD - centre_D) @ (directions_DD @ (weights_PD[:, :, None] * along_DC)) + centre_C
 
 
 def _principal(gram_TT: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from vestige.formulas.linearity import class_centred, gram
-from vestige.formulas.ridge import held_out_r2
+from vestige.formulas.linearity import class_centred
+from vestige.formulas.ridge import held_out_r2, held_out_r2_of
 from vestige.measurement.linearity.grams import Batch
 from vestige.measurement.linearity.rows import LOGITS, Row
 
@@ -37,4 +37,4 @@ def pooled_rows(pooled: Iterable[tuple[str, Tensor]], logits_NC: Tensor) -> dict
       logits_NC: float64.
     """
     targets_NC = class_centred(logits_NC)
-    return {("ridge-pooled", name, ""): held_out_r2(gram(values_NU), targets_NC).item() for name, values_NU in pooled}
+    return {("ridge-pooled", name, ""): held_out_r2_of(values_NU, targets_NC).item() for name, values_NU in pooled}
