@@ -44,7 +44,7 @@ def main(folder: str, page: str, command: str) -> None:
         f"# {attached.study.description}",
         "This page is written from the study's tables by\n```\n"
         f'python docs/results/cifar10.py {folder} {page} "the commands below"\n```\n'
-        f"The tables are [kept beside it]({Path(folder).name}/tables); the whole report is made again from them by\n"
+        f"The tables are kept beside it, in `{Path(folder).name}/tables`; the whole report is made again from them by\n"
         f"```\npython docs/results/attached.py rebuild {folder} OUT\n```",
         "## What was run\n" + setting(attached, command),
         f"## Verdicts\nTo know of all claims: {claims['note'] or 'nothing'}.\n\n" + verdicts(claims),

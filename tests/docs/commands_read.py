@@ -110,12 +110,13 @@ def _stop(*_: Any, **__: Any) -> None:
 
 
 def _put_study(word: str) -> None:
-    """A study of that name where a page only speaks of one: of the page's own YAML, or one that ships."""
+    """A study of that name where a page only speaks of one: the repository's, the page's own YAML, or one that ships."""
     path = Path(word)
     if path.exists() or word.startswith("-"):
         return
     if path.suffix in (".yaml", ".yml"):
-        shutil.copy(SHIPPED / "digits.yaml", path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / word if (ROOT / word).is_file() else SHIPPED / "digits.yaml", path)
     elif path.parts[:1] in (("studies",), ("runs",)) or re.fullmatch(r"[A-Z][A-Z_]*", word):
         path.mkdir(parents=True)
         own = next((page for page in Path().glob("*.yaml") if page.stem == path.name), None)
