@@ -110,7 +110,7 @@ def _stop(*_: Any, **__: Any) -> None:
 
 
 def _put_study(word: str) -> None:
-    """A study of that name where a page only speaks of one: the repository's, the page's own YAML, or one that ships."""
+    """A study of that name where a page only speaks of one: the repository's, the page's, or one that ships."""
     path = Path(word)
     if path.exists() or word.startswith("-"):
         return
