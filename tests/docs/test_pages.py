@@ -46,12 +46,15 @@ def test_every_block_is_of_a_known_kind(page: str):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", [name for name, page in PAGES.items() if any(True for _ in blocks(page))])
 def test_the_blocks_of_a_page_do_what_they_say(page: str, page_home: Path, names: dict, request):
+    treated = 0
     for block in blocks(PAGES[page]):
         try:
             TREATED[kind(block)](block, page_home, names, request)
         except BaseException as error:
             error.add_note(f"in the block at {block}")
             raise
+        treated += 1
+    assert treated
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -468,7 +468,8 @@ def test_files_that_are_gone_are_named(chromium, study, tables, tmp_path, monkey
     page.goto(path.as_uri())
     page.wait_for_selector("#neuron-browser[data-ready]", state="attached")
     page.select_option('[data-neurons="seed"]', "1")
-    page.wait_for_selector('[data-neurons="error"]:text("data/run-001.js cannot be read")')
+    error = page.wait_for_selector('[data-neurons="error"]:text("cannot be read")')
+    assert "data/run-001.js cannot be read" in error.inner_text()
     page.close()
 
 
