@@ -1,6 +1,6 @@
 """Small networks, and the slow way to ablate them: full forwards with module hooks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -52,6 +52,17 @@ def tiles(inputs: Tensor, labels: Tensor, size: int) -> list[Tile]:
         indices = np.r_[np.arange(start, start + valid), np.full(size - valid, start)]
         found.append(Tile(inputs[indices], labels[indices], valid, indices))
     return found
+
+
+def hooked_maps(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Whole maps of some modules, by forward hooks on the model itself, and its logits."""
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack, torch.no_grad():
+        for name in layers:
+            handle = model.get_submodule(name).register_forward_hook(lambda _m, _i, out, n=name: found.update({n: out}))
+            stack.callback(handle.remove)
+        logits = model(inputs)
+    return found, logits
 
 
 def hooked_forward(model: nn.Module, inputs: Tensor, replaced: Mapping[str, tuple[list[int], Tensor]]) -> Tensor:

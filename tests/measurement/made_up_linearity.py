@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import torch
+from hooked import hooked_maps
 
 from vestige.config import ModelConfig
 from vestige.data.loader import Tile
@@ -42,13 +43,5 @@ def values(table, measure):
 
 def maps_by_hooks(model, inputs):
     """Whole maps of each layer, by forward hooks on the model itself, and its logits."""
-    found = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, n=name: found.update({n: out}))
-        for name in LAYERS
-    ]
-    with torch.no_grad():
-        logits = model(inputs)
-    for hook in hooks:
-        hook.remove()
+    found, logits = hooked_maps(model, inputs, LAYERS)
     return found | {"logits": logits}

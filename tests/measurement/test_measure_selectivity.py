@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hooked import hooked_maps
 from torch import nn
 
 from vestige.config import ModelConfig
@@ -57,15 +58,7 @@ def measured(model, inputs, labels, size=256, **settings):
 
 def maps_by_hooks(model, inputs):
     """Whole float64 maps of each layer by forward hooks on the model itself."""
-    found = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, n=name: found.update({n: out}))
-        for name in LAYERS
-    ]
-    with torch.no_grad():
-        logits = model(inputs)
-    for hook in hooks:
-        hook.remove()
+    found, logits = hooked_maps(model, inputs, LAYERS)
     return {name: maps.double().numpy() for name, maps in found.items()}, logits.double().numpy()
 
 
