@@ -11,7 +11,6 @@ answer is the time from the event to the second animation frame after it, when w
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from memory import peak_memory
 from vestige.config import parse_study
 from vestige.report.neurons.portraits import Portraits, Sheets
 from vestige.report.page import write_report
@@ -167,7 +167,7 @@ def build(home: Path, seeds: int, steps: int) -> None:
     n_classes = len(pl.read_parquet(means["baseline", 0][0][0], n_rows=1)["class_means"][0])
     portraits = Portraits(tuple(f"class {i}" for i in range(n_classes)), means, files("top-inputs"), damage, sheets)
     write_report(StudyFolder(home), study_of(seeds), tables, None, manifests, portraits)
-    took, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    took, peak = time.perf_counter() - began, peak_memory() / 2**30
     size = sum(path.stat().st_size for path in (home / "report").rglob("*") if path.is_file())
     page = (home / "report" / "index.html").stat().st_size
     print(

@@ -9,7 +9,6 @@ MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=PASSIVE
 
 import argparse
 import copy
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from memory import peak_memory
 from pairing import alternate, setting
 from vestige.data.loader import Tile
 from vestige.formulas.null import labellings
@@ -162,7 +162,7 @@ def memory() -> None:
         done = subprocess.run(
             [sys.executable, __file__, "--peak", str(inputs)], capture_output=True, text=True, check=True
         )
-        print(f"  {inputs:>6,} inputs: {int(done.stdout.split()[-1]) / 1024:,.0f} MiB", flush=True)
+        print(f"  {inputs:>6,} inputs: {int(done.stdout.split()[-1]) / 2**20:,.0f} MiB", flush=True)
 
 
 def peak(inputs: int) -> None:
@@ -178,7 +178,7 @@ def peak(inputs: int) -> None:
     network = Network.prepare(model, torch.randn(2, 3, 32, 32))
     place = Place(min(1.0, 1_000 / inputs))  # the sample has one size, whatever the number of inputs
     measure_selectivity(network, made(), permutations=20, place=place, labels=labels)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 
 
 def main() -> None:
