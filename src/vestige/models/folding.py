@@ -1,15 +1,11 @@
-"""Weights and values as replays want them: batch norms folded in, in one dtype, laid out for speed."""
+"""Weights as replays want them: batch norms folded in, in one dtype."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_weights
-
-SMALL_MAP = 32
-"""Positions below which convolutions are laid out channels-first."""
 
 
 def folded(module: nn.Module, norm: nn.Module | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -42,15 +38,3 @@ def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if all(t.dtype == dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()):
         return module
     return copy.deepcopy(module).to(dtype)
-
-
-def laid_out(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A value that is held, in a dtype."""
-    value = value.to(dtype) if value.is_floating_point() else value
-    return value.contiguous(memory_format=layout_of(value.shape))
-
-
-def layout_of(shape: Sequence[int]) -> torch.memory_format:
-    """Convolutions are faster channels-last on a CPU, but for those that give very small maps."""
-    small = len(shape) != 4 or shape[2] * shape[3] < SMALL_MAP
-    return torch.contiguous_format if small else torch.channels_last

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vestige.models.map_layouts import Layout, index_images, layout_of, ordered, seen_from
 from vestige.models.spreading import Channel
 
 _SHORTEST_RUN = 4  # replays of one image, on average, from which on broadcasting it beats gathering it
@@ -67,9 +68,9 @@ def own(intact: Tensor, channel: Channel, pairs: Pairs) -> Tensor:
 
 
 def gathered(intact: Tensor, pairs: Pairs) -> Tensor:
-    """The intact value of each replay's image; maps stay channels-last."""
-    if channels_last(intact):
-        return intact.permute(0, 2, 3, 1).index_select(0, pairs.images).permute(0, 3, 1, 2)
+    """The intact value of each replay's image; maps keep their layout."""
+    if intact.ndim == 4:
+        return index_images(intact, pairs.images)
     return intact.index_select(0, pairs.images)
 
 
@@ -101,24 +102,31 @@ def add_slice_(into: Tensor, value: Slice, pairs: Pairs) -> Tensor:
 def updated_conv(intact: Tensor, value: Slice, weight_UKO: Tensor, conv: nn.Conv2d, pairs: Pairs) -> Tensor:
     """A convolution's output, from the intact one (T, O, H, W) and the difference in one input channel."""
     difference = value.written - value.own
+    patches_PLK = _patches(difference[:, 0], conv)
+    layout = layout_of(intact)
+    if layout is Layout.CHANNELS_FIRST:
+        found_POL = _plus_product(intact.flatten(2), weight_UKO[pairs.units].mT, patches_PLK.mT, pairs)
+        return found_POL.unflatten(2, intact.shape[2:])
+    weight_PKO = weight_UKO[pairs.units]
+    if layout is Layout.CHANNELS_LAST:
+        found_PLO = _plus_product(ordered(intact, layout).flatten(1, 2), patches_PLK, weight_PKO, pairs)
+        return seen_from(found_PLO.unflatten(1, intact.shape[2:]), layout)
+    change_LPO = torch.bmm(patches_PLK, weight_PKO).transpose(0, 1)
+    found_LPO = _plus_intact(ordered(intact, layout).flatten(0, 1), change_LPO, pairs)
+    return seen_from(found_LPO.unflatten(0, intact.shape[2:]), layout)
+
+
+def _patches(maps_PHW: Tensor, conv: nn.Conv2d) -> Tensor:
+    """What a convolution sees of one channel at each position of its output, (P, L, K)."""
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0):
         rows, columns = conv.stride
-        patches_PKL = difference[:, :, ::rows, ::columns].flatten(2)
-    else:
-        assert not isinstance(conv.padding, str)
-        patches_PKL = functional.unfold(
-            difference,
-            conv.kernel_size,
-            conv.dilation,
-            conv.padding,
-            conv.stride,
-        )
-    if channels_last(intact):
-        intact_TLO = intact.permute(0, 2, 3, 1).flatten(1, 2)
-        found_PLO = _plus_product(intact_TLO, patches_PKL.mT, weight_UKO[pairs.units], pairs)
-        return found_PLO.unflatten(1, intact.shape[2:]).permute(0, 3, 1, 2)
-    found_POL = _plus_product(intact.flatten(2), weight_UKO[pairs.units].mT, patches_PKL, pairs)
-    return found_POL.unflatten(2, intact.shape[2:])
+        return maps_PHW[:, ::rows, ::columns].flatten(1)[:, :, None]
+    assert not isinstance(conv.padding, str)
+    rows, columns = conv.padding
+    seen = functional.pad(maps_PHW, (columns, columns, rows, rows))
+    for axis, (size, step, apart) in enumerate(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)):
+        seen = seen.unfold(1 + axis, (size - 1) * apart + 1, step)[..., ::apart]
+    return seen.flatten(3).flatten(1, 2)
 
 
 def updated_linear(intact: Tensor, value: Slice, weight_UKO: Tensor, pairs: Pairs) -> Tensor:
@@ -150,11 +158,6 @@ def scaled(written: Tensor, scale_U: Tensor, shift_U: Tensor, pairs: Pairs) -> T
     return torch.addcmul(shift_U[pairs.units].view(shape), written, scale_U[pairs.units].view(shape))
 
 
-def channels_last(value: Tensor) -> bool:
-    """Whether its neurons lie side by side in memory."""
-    return value.ndim == 4 and not value.is_contiguous()
-
-
 def _plus_product(intact: Tensor, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
     """intact + a @ b, matrix by matrix; `intact` has T of them, the others P."""
     add = torch.addcmul if a.shape[2] == 1 else torch.baddbmm
@@ -165,6 +168,16 @@ def _plus_product(intact: Tensor, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
         run = slice(start, stop)
         add(intact[image : image + 1], a[run], b[run], out=found[run])
     return found
+
+
+def _plus_intact(intact_LTO: Tensor, change_LPO: Tensor, pairs: Pairs) -> Tensor:
+    """Each replay's change added to its image's intact value, contiguous."""
+    if pairs.runs is None:
+        return intact_LTO.index_select(1, pairs.images).add_(change_LPO)
+    found_LPO = intact_LTO.new_empty(change_LPO.shape)
+    for start, stop, image in pairs.runs:
+        torch.add(intact_LTO[:, image : image + 1], change_LPO[:, start:stop], out=found_LPO[:, start:stop])
+    return found_LPO
 
 
 def _places(pairs: Pairs) -> Tensor:

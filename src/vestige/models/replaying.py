@@ -14,8 +14,10 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vestige.models.folding import converted, folded, laid_out, layout_of, scale_and_shift
+from vestige.models.convolving import Convolver
+from vestige.models.folding import converted, folded, scale_and_shift
 from vestige.models.graph import Graph
+from vestige.models.map_layouts import laid_out
 from vestige.models.operations import Operation
 from vestige.models.pairs import (
     Pairs,
@@ -76,6 +78,8 @@ class Replayer:
         self._spread = spread(graph, node, axis, operations, shortcuts=shortcuts)
         self._norms = {norm: conv for conv, norm in self._spread.folded.items() if conv in self._spread.kinds}
         kinds = self._spread.kinds
+        convs = [n for n in kinds if kinds[n] in ("whole", "update") and self._is_convolution(n)]
+        self._convolver = Convolver(graph, convs, operations, dtype)
         self._taken = {n: self._taken_from(n) for n in kinds if kinds[n] not in ("whole", "size")}
         self._steps = [(n, self._step(n, kind)) for n, kind in kinds.items() if kind not in _NO_STEP]
         self._done_after = self._last_uses()
@@ -84,8 +88,8 @@ class Replayer:
         self.widest = max((torch.Size(operations[n.name].shape[1:]).numel() for n in made), default=1)
 
     def laid_out(self, captured: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Intact values as replays want them: in the dtype, maps channels-last."""
-        return {name: laid_out(captured[name], self._dtype) for name in self.captured}
+        """Intact values as replays want them: in the dtype, maps laid out for speed."""
+        return {name: self._laid_out(captured[name]) for name in self.captured}
 
     def logits(self, intact: Mapping[str, Tensor], pairs: Pairs, replace: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits of some replays.
@@ -111,6 +115,14 @@ class Replayer:
             for done in self._done_after[node]:
                 del env[done]
         return _value(env[self._spread.output], pairs)
+
+    def _laid_out(self, value: Tensor) -> Tensor:
+        value = value.to(self._dtype) if value.is_floating_point() else value
+        return laid_out(value, self._convolver.layout(value.shape)) if value.ndim == 4 else value.contiguous()
+
+    def _is_convolution(self, node: fx.Node) -> bool:
+        module = self._graph.submodule(node) if node.op == "call_module" else None
+        return type(module) is nn.Conv2d and module.padding_mode == "zeros"
 
     def _taken_from(self, node: fx.Node) -> str:
         """The node whose intact value stands for this one: behind the batch norm that is folded into it."""
@@ -173,17 +185,9 @@ class Replayer:
     def _whole(self, node: fx.Node) -> _Step:
         sources = node.all_input_nodes
         module = self._graph.submodule(node) if node.op == "call_module" else None
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-            weight, bias = self._weights(node)
-            settings = (module.stride, module.padding, module.dilation, module.groups)
-            layout = layout_of(self._operations[node.name].shape)
-            weight = weight.contiguous(memory_format=layout)
-
-            def convolve(env: _Env, pairs: Pairs) -> Tensor:
-                value = _value(env[sources[0]], pairs).contiguous(memory_format=layout)
-                return functional.conv2d(value, weight, bias, *settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
-
-            return convolve
+        if self._is_convolution(node):
+            convolve = self._convolver.convolution(node, *self._weights(node))
+            return lambda env, pairs: convolve(_value(env[sources[0]], pairs))
         if node.target in _ADDS and len(sources) == 2 and not node.kwargs and self._is_private(sources, node):
             mine, other = sources if self._private(sources[0], node) else sources[::-1]
             return lambda env, pairs: _add_(env[mine], env[other], pairs)
