@@ -25,12 +25,13 @@ from ablation import MODELS, Engine, Subject, randomised
 from pairing import setting
 from vestige.measurement.ablation import neuron_replay
 from vestige.measurement.network import Dtype, Network
-from vestige.models import folding, spreading
+from vestige.models import convolving, map_layouts, spreading
 
 NO_SHORTCUTS = {(spreading, "_kind"): lambda *_: "whole"}
 NO_FOLDING = {(spreading, "_norm_behind"): lambda *_: None}
-CHANNELS_FIRST = {(folding, "SMALL_MAP"): 1 << 60}
-LARGE_FORWARDS = {(neuron_replay, "FORWARD_BYTES"): {"cpu": 64 << 20}}
+NO_WINOGRAD = {(convolving.Convolver, "_suits"): lambda *_: False}
+CHANNELS_FIRST = NO_WINOGRAD | {(map_layouts, "FEW_POSITIONS"): 1 << 60}
+LARGE_FORWARDS = NO_WINOGRAD | {(neuron_replay, "FORWARD_BYTES"): {"cpu": 64 << 20}}
 
 
 def only_linear(module: nn.Module | None, channel: spreading.Channel, ndim: int) -> bool:
@@ -47,7 +48,8 @@ RUNGS: Mapping[str, dict[tuple[Any, str], Any]] = {
     "+ batch norms folded": NO_RANK_1 | CHANNELS_FIRST | LARGE_FORWARDS,
     "+ large maps channels-last": NO_RANK_1 | LARGE_FORWARDS,
     "+ rank-1 updates of convolutions": LARGE_FORWARDS,
-    "+ forwards that fit the cache (the engine)": {},
+    "+ forwards that fit the cache": NO_WINOGRAD,
+    "+ Winograd's convolutions of small maps (the engine)": {},
 }
 
 

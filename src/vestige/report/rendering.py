@@ -7,6 +7,7 @@ from vestige.report.style import number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 def environment() -> "Environment":
@@ -21,6 +22,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters["cell"] = _cell
+    made.filters["coded"] = coded
     return made
 
 
@@ -29,7 +31,17 @@ def plotly_source() -> str:
     return files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
 
 
+def coded(text: str) -> "Markup":
+    """A text with what stands in `backticks` as code, and all else escaped."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts))
+
+
 def _cell(value: str | float | None) -> str:
     if isinstance(value, str):
-        return value
+        return coded(value)
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else number(value, 4)

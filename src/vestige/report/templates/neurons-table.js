@@ -59,11 +59,11 @@ if (Neurons) Neurons.table = (() => {
 
   function header() {
     head.replaceChildren(element("tr", { "aria-rowindex": 1 }, shown.map(column => element(
-      "th", { scope: "col", class: column.kind, style: column.id ? `width: ${Math.max(10, column.short.length + 4)}ch` : null, title: [column.title, column.said].filter(Boolean).join(": "), "aria-sort": column.id === sort.id ? (sort.down ? "descending" : "ascending") : "none" },
+      "th", { scope: "col", class: column.kind, style: column.id ? `width: ${Math.max(11, column.short.length + 4)}ch` : null, title: [column.title, column.said].filter(Boolean).join(": "), "aria-sort": column.id === sort.id ? (sort.down ? "descending" : "ascending") : "none" },
       element("button", { type: "button", "data-sort": column.id, onclick: () => by(column.id) },
         column.short, element("span", { class: "arrow", "aria-hidden": "true" }, column.id === sort.id ? (sort.down ? " ↓" : " ↑") : "")),
     ))));
-    grid.style.minWidth = `calc(9.2rem + ${shown.slice(1).reduce((sum, column) => sum + Math.max(10, column.short.length + 4), 0)}ch)`;
+    grid.style.minWidth = `calc(9.2rem + ${shown.slice(1).reduce((sum, column) => sum + Math.max(11, column.short.length + 4), 0)}ch)`;
     grid.setAttribute("aria-colcount", shown.length);
   }
 
