@@ -170,6 +170,36 @@ def test_why_there_is_no_number_is_said(value, text, reason):
     assert reason in sample.missing
 
 
+HUGE = f"(mean(history.top1, {BASE}, step=last) * 1e200 * 1e200)"
+
+
+@pytest.mark.parametrize("text", [f"1 / {HUGE}", f"max(1, {HUGE} - {HUGE})", f"min({HUGE}, 1)", f"{HUGE} ** -1"])
+def test_what_is_too_large_for_a_number_does_not_become_one_again(value, text):
+    """In floating point 1 / infinity is 0, and the larger of 1 and NaN is 1."""
+    sample = value(text)
+    assert not sample.values
+    assert "* 1e+200 is no number" in sample.missing
+
+
+def test_none_of_a_kind_counts_as_0_and_not_as_missing(material):
+    """A seed, or a layer, without a neuron of a kind belongs into the mean of how many there are."""
+    study, tables = material
+    first = (pl.col("neuron") == 0) & ~pl.col("dead") & (pl.col("seed") != 1) & (pl.col("layer") == "layer2.0")
+    flagged = {**tables, "selectivity": tables["selectivity"].with_columns(selective=first)}
+
+    def values(text):
+        return evaluate(parse(text), Material.of(study, flagged, None), flagged).values
+
+    at = f"{BASE}, step=8"
+    assert values(f"count(selectivity.csi, {at}, selective=true)") == {0: 1, 1: 0, 2: 1, 3: 1, 4: 1}
+    each = values(f"count(selectivity.csi, {at}, selective=true, each='layer')")
+    assert each == pytest.approx({0: 1 / 3, 1: 0, 2: 1 / 3, 3: 1 / 3, 4: 1 / 3})
+    assert values(f"count(selectivity.csi > 5, {at}, selective=false)") == dict.fromkeys(range(5), 0)
+    assert values(f"count(selectivity.csi, {at}, dead=true)") == dict.fromkeys(range(5), 3)
+    flagged["selectivity"] = flagged["selectivity"].filter(~pl.col("dead"))
+    assert values(f"count(selectivity.csi, {at}, dead=true)") == dict.fromkeys(range(5), 0)
+
+
 def test_a_seed_that_lacks_a_checkpoint_of_a_range_is_left_out_by_name(material):
     study, tables = make_study()
     lacking = tables["history"].filter(

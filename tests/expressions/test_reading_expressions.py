@@ -105,6 +105,8 @@ REFUSED = {
     f"{X} // 2": ("'/'", "Allowed are a number"),
     f"{X}\x00": ("'\\x00'", "signs"),
     "1\u22122": ("'\u2212' at character 2", "signs"),
+    f"\u0661\u0660 * {X}": ("'\u0661' at character 1", "signs"),  # a ten in Arabic digits
+    f"\uff11 * {X}": ("'\uff11' at character 1", "signs"),
     f"9 ** 9 ** 9 * {X}": ("9**9, which".replace("9**9", "9 ** 3.8742e+08"), "can be calculated"),
     f"1 / 0 + {X}": ("1 / 0, which is no finite number", "can be calculated"),
     f"ln(0) + {X}": ("ln(0), which is no finite number", "can be calculated"),

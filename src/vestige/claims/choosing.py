@@ -12,6 +12,8 @@ from vestige.expressions.language import ANY, GLOBS, Aggregate, When
 from vestige.runs.tables import empty
 
 SAME_EPOCH = 1e-6
+FLAGS = ("dead", "selective")
+"""Selectors of neurons of which there may rightly be none: a count of them is 0, not missing."""
 
 
 def chosen_rows(one: Aggregate, material: Material, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame | str:
@@ -35,14 +37,20 @@ def chosen_rows(one: Aggregate, material: Material, tables: Mapping[str, pl.Data
         return why_absent(study, one.table, condition, protocol)
     if one.column not in rows.columns:
         return f"the history has no column {one.column!r}. {nearest(one.column, rows.columns)}"
-    for name, wanted in {**_defaults(one), **one.selectors}.items():
-        if name in ("condition", "protocol", "each") or wanted == ANY:
+    for name, wanted in _wanted(one).items():
+        if name in ("condition", "protocol", "each") or (one.name == "count" and name in FLAGS):
             continue
         kept = rows.filter(_matches(rows, name, wanted))
         if kept.is_empty():
             return f"no row of {one.table} of {condition!r} has {name} {wanted!r}. {_there(rows, name)}"
         rows = kept
     return rows
+
+
+def counted(one: Aggregate) -> pl.Expr:
+    """Which of the rows that `chosen_rows` gives for a count are counted, true or false."""
+    flags = {name: wanted for name, wanted in _wanted(one).items() if name in FLAGS}
+    return pl.all_horizontal(pl.lit(value=True), *(_flagged(name, wanted) for name, wanted in flags.items()))
 
 
 def chosen_steps(one: Aggregate, material: Material, rows: pl.DataFrame, seed: int) -> list[int] | str:
@@ -89,6 +97,15 @@ def in_words(when: When) -> str:
     return f"at step={when.kind}"
 
 
+def _wanted(one: Aggregate) -> dict[str, str | float | bool]:
+    """What is asked of the rows, by selector."""
+    return {name: wanted for name, wanted in {**_defaults(one), **one.selectors}.items() if wanted != ANY}
+
+
+def _flagged(name: str, wanted: str | float | bool) -> pl.Expr:
+    return pl.col(name).fill_null(value=False) == wanted
+
+
 def _defaults(one: Aggregate) -> dict[str, str | float | bool]:
     if one.table == "selectivity" and one.column != "dead":
         return {"dead": False}
@@ -103,7 +120,7 @@ def _matches(rows: pl.DataFrame, name: str, wanted: str | float | bool) -> pl.Ex
     if name == "fraction":
         return (pl.col(name) - wanted).abs() < 1e-9
     if name not in GLOBS or not isinstance(wanted, str):
-        return pl.col(name).fill_null(value=False) == wanted if isinstance(wanted, bool) else pl.col(name) == wanted
+        return _flagged(name, wanted) if isinstance(wanted, bool) else pl.col(name) == wanted
     return pl.col(name).is_in([value for value in rows[name].unique() if fnmatchcase(value, wanted)])
 
 

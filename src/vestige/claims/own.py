@@ -9,7 +9,7 @@ from statistics import fmean
 import polars as pl
 
 from vestige.claiming import OwnClaimConfig
-from vestige.claims.choosing import chosen_rows, chosen_steps
+from vestige.claims.choosing import chosen_rows, chosen_steps, counted
 from vestige.claims.curves import Material
 from vestige.claims.evidence import NO_CLASSES, Sample, Statistic, collect
 from vestige.expressions.language import Aggregate, Call, Expression, Number, calculate, show_call
@@ -68,9 +68,12 @@ def _calculated(name: str, values: list[float | str]) -> float | str:
     if len(numbers) < len(values):
         return next(value for value in values if isinstance(value, str))
     try:
-        return calculate(name, numbers)
+        value = calculate(name, numbers)
     except (ArithmeticError, ValueError):
-        return f"{show_call(name, [f'{number:.3g}' for number in numbers])} is no number"
+        value = math.nan
+    if math.isfinite(value):  # 1 / (1e200 * 1e200) would be 0, and max(1, inf - inf) be 1
+        return value
+    return f"{show_call(name, [f'{number:.3g}' for number in numbers])} is no number"
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ class _Taking:
             case "share":
                 return values.mean()
             case "count":
-                return values.sum() if one.comparison is not None else values.len().cast(pl.Float64)
+                holds = values.is_not_null() if one.comparison is None else values.cast(pl.Boolean)
+                return (counted(one) & holds).cast(pl.Float64).sum()
             case name:
                 return getattr(values, name)()
 
