@@ -183,7 +183,7 @@ def test_what_is_too_large_for_a_number_does_not_become_one_again(value, text):
 
 def test_none_of_a_kind_counts_as_0_and_not_as_missing(material):
     """A seed, or a layer, without a neuron of a kind belongs into the mean of how many there are."""
-    study, tables = material
+    study, tables = material[0].study, material[1]
     first = (pl.col("neuron") == 0) & ~pl.col("dead") & (pl.col("seed") != 1) & (pl.col("layer") == "layer2.0")
     flagged = {**tables, "selectivity": tables["selectivity"].with_columns(selective=first)}
 
