@@ -260,6 +260,26 @@ def test_the_classes_of_training_data_are_mapped_too():
     assert found.table.equals(expected.table)
 
 
+_NOT_FINITE = (
+    "of training_data, some training inputs are NaN, infinite, or too large to be squared in float32"
+)
+
+
+def test_a_linear_model_of_the_images_that_are_measured_is_said():
+    """In 5 dimensions it hardly matters; 40 images of more pixels are known by heart, and the share is 1."""
+    data = separable(60, 0)
+    for same in (data, [*data], tuple(data)):
+        result = measured(mlp(), data, training_data=same, pairs=4, cka_images=4)
+        (said,) = [note for note in result.notes if "linear model" in note]
+        assert "was fitted to the same images that the network is measured on" in said
+        assert said.endswith("give other images as training data.")
+    for other in (separable(60, 1), (data[0], data[1].clone())):
+        notes = measured(mlp(), data, training_data=other, pairs=4, cka_images=4).notes
+        assert not any("linear model" in note for note in notes)
+    given = measured(mlp(), data, training_data=data, linear_model=result.linear_model, pairs=4, cka_images=4)
+    assert not any("linear model" in note for note in given.notes)
+
+
 def test_why_there_is_no_linear_model_is_said(numbers):
     model, data = mlp(), (numbers, LABELS_N)
     batches = [data]
@@ -269,6 +289,9 @@ def test_why_there_is_no_linear_model_is_said(numbers):
         (iter(batches), "training_data can be read only once, and must be read twice"),
         ((numbers, LABELS_N + 1), "of training_data, labels from 1 to 3, but the model's classes are 0 to 2"),
         ((numbers, LABELS_N * 0), "of training_data, the training images are of 1 class"),
+        ((numbers.where(numbers < numbers.max(), math.nan), LABELS_N), _NOT_FINITE),
+        ((numbers.where(numbers < numbers.max(), math.inf), LABELS_N), _NOT_FINITE),
+        ((numbers * 1e30, LABELS_N), _NOT_FINITE),
     ):
         result = measured(model, data, training_data=training)
         said = f"How much a linear model of the inputs explains (kalimeris) is left out: {why}."
@@ -331,6 +354,16 @@ WRONG = {
     "too few images": ({"images": 3}, "measuring linearity: images is 3. Give 4 or more."),
     "too few of CKA": ({"cka_images": 3}, "measuring linearity: cka_images is 3. Give 4 or more."),
     "no k": ({"top_k": ()}, "measuring linearity: top_k is empty. Give one k at least, such as top_k=(1,)."),
+    "no whole number of pairs": ({"pairs": 2.5}, "measuring linearity: pairs is 2.5. Give a whole number."),
+    "no number of images": ({"images": math.nan}, "measuring linearity: images is nan. Give a whole number."),
+    "one k": ({"top_k": 2}, "measuring linearity: top_k is 2. Give several: top_k=(2,)."),
+    "half a k": ({"top_k": (1.5,)}, "measuring linearity: a k of top_k is 1.5. Give a whole number."),
+    "true as a k": ({"top_k": (True,)}, "measuring linearity: a k of top_k is True. Give a whole number."),
+    "no linear model": (
+        {"linear_model": object()},
+        "measuring linearity: linear_model is a object, which has no method predict. Give what predicts the class of "
+        "each input, such as .linear_model of another result.",
+    ),
     "k of 0": ({"top_k": (1, 0)}, "measuring linearity: a k of top_k is 0. Give 1 or more."),
 }
 

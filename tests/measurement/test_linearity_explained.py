@@ -224,6 +224,25 @@ def test_another_number_of_predictions_is_named(given, how, model, inputs):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (lambda inputs_T: torch.zeros(len(inputs_T), C), f"float32 of shape (32, {C})"),
+        (lambda inputs_T: torch.zeros(len(inputs_T)), "float32 of shape (32,)"),
+        (lambda inputs_T: [0] * len(inputs_T), "a list"),
+        (lambda inputs_T: np.zeros(len(inputs_T)), "a ndarray"),
+    ],
+    ids=["logits", "floats", "list", "numpy"],
+)
+def test_predictions_that_are_no_classes_are_refused(given, what, model, inputs):
+    with pytest.raises(DataError) as error:
+        measured(model, inputs[:N], linear_labels=given)
+    assert str(error.value) == (
+        f"measuring linearity: reading linear_labels: the linear model predicts {what} for 32 inputs. "
+        "Let it give the class of each input, a tensor of whole numbers, (N,)."
+    )
+
+
 def test_predictions_outside_the_classes_are_named(model, inputs):
     with pytest.raises(DataError, match=r"reading linear_labels: labels from 7 to 7, but the model's classes are 0"):
         measured(model, inputs[:N], linear_labels=torch.full((N,), 7))

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from vestige.foreign.request import LinearityRequest, checked
 from vestige.foreign.tabling import Made, Tabling
 from vestige.foreign.turns import Entry, Outcome
 from vestige.foreign.weight_files import WeightFile
-from vestige.measurement.comparing import LinearModel
+from vestige.measurement.comparing import KNOWN_IMAGES, LinearModel
 from vestige.measurement.linearising import linearity
 from vestige.runs.tables import SCHEMA_VERSIONS, conform
 from vestige.training.runtime import session
@@ -83,6 +83,8 @@ class _Linearising(Tabling):
                 progress=count.at,
                 **bench.preparation,
             )
+        if result.linear_model is not None and bench.training and bench.training.fingerprint == bench.inputs.fingerprint:
+            result = replace(result, notes=(*result.notes, KNOWN_IMAGES))
         if result.linear_model is not None and not self._compared:
             self._compared.append(result.linear_model)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)

@@ -44,6 +44,20 @@ def _with_known_labels(tiles: Iterator[Tile], classes: int) -> Iterator[Tile]:
         yield tile
 
 
+KNOWN_IMAGES = (
+    "The linear model of the inputs (kalimeris) was fitted to the same images that the network is measured on. It may "
+    "know them by heart, and then the share that it explains is too high: give other images as training data."
+)
+
+
+def same_data(data: Any, training_data: Any) -> bool:
+    """Whether both are the same object, or hold the same ones."""
+    if data is training_data:
+        return data is not None
+    pairs = isinstance(data, (tuple, list)) and isinstance(training_data, (tuple, list))
+    return pairs and len(data) == len(training_data) and all(map(same_data, data, training_data))
+
+
 def of_linear(compared: LinearModel | None, lacking: str) -> Iterator[str]:
     """What must be said of the linear model."""
     if compared is None:

@@ -4,10 +4,11 @@ Shapes: N images, U neurons (units) of a layer, C classes.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import nan
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, ModelError
 from vestige.measurement.averaging import OfRows, Rows
 from vestige.measurement.choosing import Choice, as_rows
-from vestige.measurement.comparing import LinearModel, described, fitted, of_linear
+from vestige.measurement.comparing import KNOWN_IMAGES, LinearModel, described, fitted, of_linear, same_data
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
@@ -142,7 +143,8 @@ def linearity(
       batch_norm: "recalibrate": recompute the statistics from `training_data`; "stored": as the model has them.
       training_data: of the same kinds as `data`; 2,048 of its images are used for the statistics, and with their labels
         as many as 64 million pixels (images averaged to 32 x 32) for the linear model of `kalimeris`, an L2 logistic
-        regression whose penalty is chosen on a held-out fifth. Without them `kalimeris` is left out.
+        regression whose penalty is chosen on a held-out fifth. Without them `kalimeris` is left out. They must be others
+        than `data`: of images that it was fitted to the linear model can know too much, and then explains too much.
       linear_model: in place of that: what has a method `predict`, of inputs (N, ...) to their classes, int64 (N,); such
         as `.linear_model` of another result.
       device: to measure on; None: where the model is.
@@ -167,7 +169,7 @@ def linearity(
       (2019), Similarity of neural network representations revisited; Nguyen et al. (2021), Do wide and deep networks
       learn the same things?; Ranadive et al. (2023), On the special role of class-selective neurons in early training.
     """
-    _check(images, pairs, cka_images, top_k)
+    _check(images, pairs, cka_images, top_k, linear_model)
     how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     feed = batches(data, batch_size=batch_size, workers=workers)
     choice = Choice(feed, images, batch_size)
@@ -188,7 +190,9 @@ def linearity(
         told=scores.tell,
     )
     going.end()
-    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *of_linear(compared, lacking), *_of_anchor(table, dtype))
+    known = [KNOWN_IMAGES] if linear_model is None and compared and same_data(data, training_data) else []
+    of_compared = (*of_linear(compared, lacking), *known)
+    notes = (*feed.notes, *ready.notes, *choice.notes, *why, *of_compared, *_of_anchor(table, dtype))
     warn_of(notes)
     settings = {
         **ready.settings,
@@ -259,14 +263,30 @@ class _Scores:
         self.loss = cross_entropy(logits_NC.double(), labels_N).item()
 
 
-def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int]) -> None:
-    check_at_least(DOING, "images", images, 4)
-    check_at_least(DOING, "pairs", pairs, 1)
-    check_at_least(DOING, "cka_images", cka_images, 4)
+def _check(
+    images: int, pairs: int, cka_images: int, top_k: Sequence[int], linear_model: LinearModel | None
+) -> None:
+    _check_count("images", images, 4)
+    _check_count("pairs", pairs, 1)
+    _check_count("cka_images", cka_images, 4)
+    if not isinstance(top_k, Iterable):
+        raise ConfigError(DOING, found=f"top_k is {top_k}", remedy=f"Give several: top_k=({top_k},)")
     for k in top_k:
-        check_at_least(DOING, "a k of top_k", k, 1)
+        _check_count("a k of top_k", k, 1)
     if not len(top_k):
         raise ConfigError(DOING, found="top_k is empty", remedy="Give one k at least, such as top_k=(1,)")
+    if linear_model is not None and not callable(getattr(linear_model, "predict", None)):
+        raise ConfigError(
+            DOING,
+            found=f"linear_model is a {type(linear_model).__name__}, which has no method predict",
+            remedy="Give what predicts the class of each input, such as .linear_model of another result",
+        )
+
+
+def _check_count(name: str, number: int, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise ConfigError(DOING, found=f"{name} is {number!r}", remedy="Give a whole number")
+    check_at_least(DOING, name, int(number), least)
 
 
 def _looked_into(choice: Choice) -> tuple[Tile, Iterator[Tile]]:

@@ -21,8 +21,8 @@ WORTHWHILE = 0.6
 class Convolver:
     """The convolutions of a replay.
 
-    Small maps lie with positions first, as Winograd's convolutions want them, if any of those that give them is one
-    and all others are torch's on large maps, or 1x1: else maps would be laid out anew again and again.
+    Small maps lie with positions first, as Winograd's convolutions want them, if any that gives them is one, and
+    torch's are only where the size of maps changes: else maps would be laid out anew again and again.
 
     Args:
       graph: of the network.
@@ -36,7 +36,7 @@ class Convolver:
         small = [node for node in nodes if _is_small(operations[node.name].shape)]
         self._by_products = {node for node in small if self._suits(node)}
         on_cpu = all(weight.device.type == "cpu" for weight in graph.module.parameters())
-        others = [node for node in small if node not in self._by_products and _is_small(self._taken(node))]
+        others = [node for node in small if node not in self._by_products and self._keeps_size(node)]
         self._positions_first = (
             dtype in (torch.float32, torch.float64)
             and on_cpu
@@ -77,6 +77,9 @@ class Convolver:
             return False
         multiplications = KERNEL**2 * math.prod(self._operations[node.name].shape[2:])
         return _is_small(taken) and math.prod(map(products, taken[2:], conv.stride)) < WORTHWHILE * multiplications
+
+    def _keeps_size(self, node: fx.Node) -> bool:
+        return self._taken(node)[2:] == self._operations[node.name].shape[2:]
 
     def _module(self, node: fx.Node) -> nn.Conv2d:
         module = self._graph.submodule(node)

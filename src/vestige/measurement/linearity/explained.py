@@ -5,6 +5,7 @@ Shapes: N images, C classes.
 
 from collections.abc import Callable, Iterable
 from math import nan
+from typing import Any
 
 import polars as pl
 import torch
@@ -93,17 +94,31 @@ class LinearPredictions:
         """Of the images of the next tile that count.
 
         Raises:
-          DataError: they are no classes of the model, or there are too few of them.
+          DataError: they are no classes of the model, or another number of them.
         """
         if isinstance(self._given, Tensor):
             linear_T = self._given[self._seen : self._seen + tile.valid].cpu()
         else:
-            linear_T = self._given(tile.inputs[: tile.valid]).cpu()
+            linear_T = self._called(self._given, tile.inputs[: tile.valid])
         self._seen += tile.valid
         if len(linear_T) != tile.valid:
             self._refuse("fewer" if isinstance(self._given, Tensor) else "another number of")
         check_labels(linear_T, self._classes, doing=f"{DOING}: reading linear_labels")
         return linear_T
+
+    def _called(self, given: Callable[[Tensor], Any], inputs_T: Tensor) -> Tensor:
+        """What somebody's linear model says of some inputs."""
+        found = given(inputs_T)
+        if not isinstance(found, Tensor) or found.ndim != 1 or found.is_floating_point() or found.is_complex():
+            what = f"a {type(found).__name__}"
+            if isinstance(found, Tensor):
+                what = f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
+            raise DataError(
+                f"{DOING}: reading linear_labels",
+                found=f"the linear model predicts {what} for {len(inputs_T)} inputs",
+                remedy="Let it give the class of each input, a tensor of whole numbers, (N,)",
+            )
+        return found.cpu()
 
     def end(self) -> None:
         """There are no more tiles.

@@ -73,12 +73,18 @@ def fit_pixels(tiles: Iterable[Tile]) -> PixelModel:
         give a class-balanced choice of so many.
 
     Raises:
-      DataError: images of fewer than two classes, or inputs that are no tensor of numbers.
+      DataError: images of fewer than two classes, or inputs that are no tensor of finite numbers.
     """
     from threadpoolctl import threadpool_limits  # a dependency of scikit-learn
 
     pixels_ND, labels_N = _read(tiles)
     mean, scale = pixels_ND.mean(0), pixels_ND.std(0)
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+        raise DataError(
+            _DOING,
+            found="some training inputs are NaN, infinite, or too large to be squared in float32",
+            remedy="Look at how they are read and normalised",
+        )
     scale[scale <= 1e-6 * np.abs(pixels_ND).max(initial=1e-30)] = 1  # what varies in its rounding alone
     pixels_ND -= mean
     pixels_ND /= scale
