@@ -124,6 +124,12 @@ def test_a_folder_of_checkpoints_killed_and_run_again(linearity, home: Path, mon
     assert alone["value"].equals(parts[-1]["value"])
 
 
+def test_training_images_that_are_those_measured_are_said(linearity, home: Path):
+    done = linearity(*OWN, *LAST, "--training-data", "folder:images", "--out", "same")
+    assert done.returncode == 0, done.stderr
+    assert "was fitted to the same images that the network is measured on" in done.stderr
+
+
 def test_training_images_make_the_linear_model(linearity, home: Path):
     done = linearity(*OWN, *CHECKPOINTS, "--training-data", "folder:train", "--out", "o")
     assert done.returncode == 0, done.stderr
@@ -134,6 +140,7 @@ def test_training_images_make_the_linear_model(linearity, home: Path):
     last = table.filter(measure="kalimeris", step=30)["value"].item()
     assert f"explained by a linear model {last:.3f}" in done.stdout.splitlines()[-2]
     assert "left out" not in done.stderr
+    assert "same images" not in done.stderr
     assert "Explained by a linear model" in (home / "o/linearity.html").read_text()
     record = json.loads((home / "o/linearity.json").read_text())
     assert record["checkpoints"][0]["results"][0]["batch_norm"].startswith("recomputed from up to 2,048 images of")

@@ -260,20 +260,18 @@ def test_the_classes_of_training_data_are_mapped_too():
     assert found.table.equals(expected.table)
 
 
-_NOT_FINITE = (
-    "of training_data, some training inputs are NaN, infinite, or too large to be squared in float32"
-)
+_NOT_FINITE = "of training_data, some training inputs are NaN, infinite, or too large to be squared in float32"
 
 
 def test_a_linear_model_of_the_images_that_are_measured_is_said():
     """In 5 dimensions it hardly matters; 40 images of more pixels are known by heart, and the share is 1."""
     data = separable(60, 0)
-    for same in (data, [*data], tuple(data)):
+    for same in (data, [*data], (data[0], data[1].clone())):
         result = measured(mlp(), data, training_data=same, pairs=4, cka_images=4)
         (said,) = [note for note in result.notes if "linear model" in note]
         assert "was fitted to the same images that the network is measured on" in said
         assert said.endswith("give other images as training data.")
-    for other in (separable(60, 1), (data[0], data[1].clone())):
+    for other in (separable(60, 1), (data[0].clone(), data[1])):
         notes = measured(mlp(), data, training_data=other, pairs=4, cka_images=4).notes
         assert not any("linear model" in note for note in notes)
     given = measured(mlp(), data, training_data=data, linear_model=result.linear_model, pairs=4, cka_images=4)

@@ -83,7 +83,11 @@ class _Linearising(Tabling):
                 progress=count.at,
                 **bench.preparation,
             )
-        if result.linear_model is not None and bench.training and bench.training.fingerprint == bench.inputs.fingerprint:
+        if (
+            result.linear_model is not None
+            and bench.training
+            and bench.training.fingerprint == bench.inputs.fingerprint
+        ):
             result = replace(result, notes=(*result.notes, KNOWN_IMAGES))
         if result.linear_model is not None and not self._compared:
             self._compared.append(result.linear_model)

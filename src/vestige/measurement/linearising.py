@@ -143,8 +143,8 @@ def linearity(
       batch_norm: "recalibrate": recompute the statistics from `training_data`; "stored": as the model has them.
       training_data: of the same kinds as `data`; 2,048 of its images are used for the statistics, and with their labels
         as many as 64 million pixels (images averaged to 32 x 32) for the linear model of `kalimeris`, an L2 logistic
-        regression whose penalty is chosen on a held-out fifth. Without them `kalimeris` is left out. They must be others
-        than `data`: of images that it was fitted to the linear model can know too much, and then explains too much.
+        regression whose penalty is chosen on a held-out fifth. Without them `kalimeris` is left out. Give
+        others than `data`: of images that it was fitted to the linear model can know, and explain, too much.
       linear_model: in place of that: what has a method `predict`, of inputs (N, ...) to their classes, int64 (N,); such
         as `.linear_model` of another result.
       device: to measure on; None: where the model is.
@@ -263,9 +263,7 @@ class _Scores:
         self.loss = cross_entropy(logits_NC.double(), labels_N).item()
 
 
-def _check(
-    images: int, pairs: int, cka_images: int, top_k: Sequence[int], linear_model: LinearModel | None
-) -> None:
+def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int], linear_model: LinearModel | None) -> None:
     _check_count("images", images, 4)
     _check_count("pairs", pairs, 1)
     _check_count("cka_images", cka_images, 4)
