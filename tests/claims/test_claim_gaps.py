@@ -164,6 +164,15 @@ def test_no_checkpoint_above_chance_leaves_c3_unmeasured_but_the_number_of_all_c
     assert next(item for item in claim["beside"] if item["id"] == "C3.a.all")["estimate"] is not None
 
 
+def test_a_linear_model_judged_on_its_own_images_is_said():
+    change = {"linearity": lambda table: table.with_columns(split=pl.lit("train")).cast(table.schema)}
+    of_training = judged(change=change, measurements={"linearity": {"split": "train"}})["C3"]
+    for claim, said in ((of_training, True), (judged()["C3"], False)):
+        notes = {item["id"]: item["note"] for item in (*claim["clauses"], *claim["beside"])}
+        told = {name for name, note in notes.items() if "which the linear model may know by heart" in note}
+        assert told == ({"C3.b.level", "C3.b.above-final", "C3.b.final"} if said else set())
+
+
 def test_who_is_judgeable_is_not_known_without_any_accuracy():
     gone = dict.fromkeys(("cumulative", "history"), pl.DataFrame.clear)
     assert "history of 'baseline' is not there yet" in judged(change=gone)["C3"]["clauses"][0]["note"]

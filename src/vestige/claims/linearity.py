@@ -40,8 +40,10 @@ def linearity(material: Material) -> dict[str, Sample]:
         return samples | all_missing(shares, _no_measure(KALIMERIS))
     lack = "no Kalimeris share"
     early, final = early_mean(material, kalimeris, lack, among), final_value(kalimeris, last, lack)
+    known = _known_images(material)
     for name, of in zip(shares, (early, both(early, final, operator.sub), final), strict=True):
-        samples[name] = collect(material.study.seeds, of, note if name != "C3.b.final" else "")
+        notes = (note if name != "C3.b.final" else "", known)
+        samples[name] = collect(material.study.seeds, of, "; ".join(filter(None, notes)))
     return samples
 
 
@@ -72,6 +74,14 @@ def _midpoints(
         "C3.a": collect(seeds, both(final, judged, log_ratio), note),
         "C3.a.all": collect(seeds, both(final, every, log_ratio)),
     }
+
+
+def _known_images(material: Material) -> str:
+    """A warning where the linear model is compared on the images that it was fitted to."""
+    settings = material.study.measurements.linearity
+    if settings is None or settings.split != "train":
+        return ""
+    return "measured on training images, which the linear model may know by heart: the share is too high"
 
 
 def _no_measure(measure: str) -> str:
