@@ -76,15 +76,24 @@ def independent_churn(open_share_D: Tensor) -> Tensor:
 
 
 def gram(features_ND: Tensor) -> Tensor:
-    """Inner products of images, less the mean image, in float64: gram_NN, to be added up over features."""
+    """Inner products of images, less the mean image, in float64: gram_NN, to be added up over features.
+
+    Exactly 0 where all images are the same, so that what is divided by them is NaN and not a ratio of roundings.
+    """
     n, width = features_ND.shape
+    level = torch.zeros((), dtype=torch.float64, device=features_ND.device)
     gram_NN = torch.zeros(n, n, dtype=torch.float64, device=features_ND.device)
     columns, rows = max(1, _GRAM_VALUES_AT_ONCE // n), -(-n // _GRAM_BANDS)
     for start in range(0, width, columns):
         some = features_ND[:, start : start + columns].double()
-        some = some - some.mean(0)  # changes no CKA but for the rounding
+        mean = some.mean(0)
+        level += n * mean.square().sum()
+        some = some - mean  # changes no CKA but for the rounding
         for top in range(0, n, rows):
             gram_NN[top : top + rows, top:].addmm_(some[top : top + rows], some[top:].T)
+    rounding = (8 * torch.finfo(torch.float64).eps) ** 2 * level
+    if gram_NN.trace() <= rounding:
+        return gram_NN.zero_()
     return gram_NN.triu_() + gram_NN.triu(1).T
 
 
