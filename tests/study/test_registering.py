@@ -18,9 +18,19 @@ from vestige.study.registering import add_registration, read_registration, regis
 STATISTIC = 'mean(selectivity.csi, condition="baseline", step=last)'
 
 
-def plan(*, effect=0.1, statistic=STATISTIC, statement="It is so", seeds=(0, 1), own=True, measurements=None, **claims):
+def plan(
+    *,
+    effect=0.1,
+    statistic=STATISTIC,
+    statement="It is so",
+    seeds=(0, 1),
+    own=True,
+    own_claims=None,
+    measurements=None,
+    **claims,
+):
     mine = {"mine": {"statement": statement, "clauses": [{"statistic": statistic, "smallest_effect": effect}]}}
-    stated = {"judge": ["C1", "C4"], "early_window": 5, "own": mine if own else {}, **claims}
+    stated = {"judge": ["C1", "C4"], "early_window": 5, "own": own_claims or (mine if own else {}), **claims}
     settings = {"name": "x", "recipe": {"epochs": 3}, "seeds": list(seeds), "claims": stated}
     return make_plan(parse_study(settings | {"measurements": measurements or {}}, source="x"), facts(500))
 
@@ -113,6 +123,47 @@ def test_whatever_matters_to_a_verdict_is_told(folder, changes, claim, words):
     assert words in lines[0]
 
 
+ORDERED = {
+    "statement": "It is so",
+    "clauses": [
+        {"statistic": STATISTIC, "smallest_effect": 0.1, "sentence": "it ends at {}"},
+        {"statistic": STATISTIC, "smallest_effect": 0.3, "direction": "below"},
+        {"id": "third", "statistic": STATISTIC.replace("last", "first"), "smallest_effect": 0.1},
+    ],
+}
+
+
+def with_clauses(*places, **changes):
+    mine = {**ORDERED, "clauses": [ORDERED["clauses"][place] | changes for place in places]}
+    other = {"statement": "So is this", "clauses": [{"statistic": STATISTIC, "smallest_effect": 1}]}
+    own = {"mine": mine, "other": other}
+    return plan(own_claims=own if places[0] == 0 else dict(reversed(own.items())))
+
+
+def test_another_order_is_no_edit(folder):
+    register(with_clauses(0, 1, 2), folder)
+    train(folder)
+    for order in ((1, 0, 2), (2, 1, 0), (1, 2, 0)):
+        register(with_clauses(*order), folder)
+    assert len(read_registration(folder)) == 1
+    register(with_clauses(1, 0, 2, smallest_effect=0.2), folder)
+    assert len(read_registration(folder)) == 2
+    (line,) = told(folder)[1]["mine"]
+    assert "smallest_effect from 0.1 to 0.2" in line
+
+
+def test_another_order_of_seeds_and_of_what_is_measured_is_no_edit(folder):
+    cumulative = {"values": ["zero", "mean"], "orders": ["csi-desc", "activity-matched"]}
+    first = {"seeds": (0, 1), "pilot_seeds": [90, 91], "measurements": {"cumulative": cumulative}}
+    turned = {name: of[::-1] for name, of in cumulative.items()}
+    register(plan(**first), folder)
+    train(folder)
+    register(plan(seeds=(1, 0), pilot_seeds=[91, 90], measurements={"cumulative": turned}), folder)
+    assert len(read_registration(folder)) == 1
+    register(plan(**first | {"seeds": (0, 2)}), folder)
+    assert "seeds from [0, 1] to [0, 2]" in told(folder)[0]["changed"][0]
+
+
 def test_a_claim_that_came_or_went_is_told_and_an_edit_that_was_taken_back_too(folder):
     register(plan(), folder)
     train(folder)
@@ -168,7 +219,20 @@ def test_a_setting_that_is_younger_than_the_registration_is_no_change(folder):
     assert len(read_registration(folder)) == 1
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"entries": [{}]}', '{"entries": [3]}', "{}"])
+EMPTY = {"claims": {}, "shared": {}, "wording": {}, "settings": {}}
+WHOLE = {**EMPTY, "when": "2026-01-01T00:00:00+00:00", "runs": 1, "tables": 2, "hash": "0"}
+DAMAGED = [
+    *({**WHOLE, name: value} for name, value in (("when", 3), ("when", "then"), ("runs", None), ("hash", 1))),
+    {**WHOLE, "claims": {"C1": 5}},
+    {**WHOLE, "claims": {"C1": {"rise": 5}}},
+    EMPTY,
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"entries": [{}]}', '{"entries": [3]}', "{}", *(json.dumps({"entries": [one]}) for one in DAMAGED)],
+)
 def test_a_damaged_registration_is_not_silently_begun_anew(folder, text):
     registered_in(folder).write_text(text)
     with pytest.raises(StoreError, match="Put it back from a copy"):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise, takewhile
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from vestige import __version__
@@ -66,16 +67,28 @@ def read_registration(folder: StudyFolder) -> list[Entry]:
         return []
     try:
         stored = read_json(path)
-        if all(isinstance(entry[name], Mapping) for entry in stored["entries"] for name in SECTIONS):
+        if all(_is_whole(entry) for entry in stored["entries"]):
             return stored["entries"]
         found = "an entry lacks a part"
-    except (StoreError, KeyError, TypeError) as error:
+    except (StoreError, AttributeError, KeyError, TypeError, ValueError) as error:
         found = getattr(error, "found", f"{type(error).__name__}: {error}")
     raise StoreError(
         f"reading {path}",
         found=found,
         remedy="Put it back from a copy; if it is lost, delete it, and the report says that the claims were not "
         "registered before their results",
+    )
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has all that is read of it."""
+    datetime.fromisoformat(entry["when"])
+    clauses = [clause for clauses in entry["claims"].values() for clause in clauses.values()]
+    return (
+        all(isinstance(entry[name], Mapping) for name in SECTIONS)
+        and all(isinstance(clause, Mapping) for clause in clauses)
+        and all(isinstance(entry[name], int) for name in ("runs", "tables"))
+        and isinstance(entry["hash"], str)
     )
 
 
@@ -150,14 +163,45 @@ def _short(value: Any) -> str:
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What differs between two entries; a setting that the former did not have yet says nothing."""
     claims = {**before["claims"], **after["claims"]}
+    after = _arranged(after, before)
     for section in SECTIONS:
         for path, one, other in differences(before[section], after[section]):
             if section == "settings" and not _has(before[section], path):
+                continue
+            if _reordered(one, other):
                 continue
             if section in ("wording", "shared") and (one is None or other is None):
                 continue  # that a claim, or claims at all, came or went is told once
             claim, field = _parted(path, claims) if section in ("claims", "wording") else ("", path)
             yield {"section": section, "claim": claim, "field": field, "before": one, "after": other}
+
+
+def _arranged(entry: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with the clauses of each own claim as in another entry, where they only changed places.
+
+    Clauses without an id are a, b, c ... by their place, and a claim is the same in whatever order they stand.
+    """
+    claims, wording = dict(entry["claims"]), dict(entry["wording"])
+    for claim in wording:
+        if sorted(map(repr, _clauses(entry, claim))) == sorted(map(repr, _clauses(like, claim))):
+            claims[claim] = like["claims"][claim]
+            wording[claim] = {**wording[claim], "sentences": like["wording"][claim]["sentences"]}
+    return {**entry, "claims": claims, "wording": wording}
+
+
+def _clauses(entry: Mapping[str, Any], claim: str) -> list[Any]:
+    """What each clause of a claim compares and how it is told; of one with an id of its own, with the id."""
+    sentences = entry["wording"].get(claim, {}).get("sentences", {})
+    return [
+        ("" if name in tuple(ascii_lowercase) else name, sorted(clause.items()), sentences.get(name))
+        for name, clause in entry["claims"].get(claim, {}).items()
+    ]
+
+
+def _reordered(one: Any, other: Any) -> bool:
+    """Whether two lists of words or numbers differ in their order alone, which decides nothing."""
+    lists = isinstance(one, list) and isinstance(other, list)
+    return lists and sorted(map(repr, one)) == sorted(map(repr, other))
 
 
 def _has(settings: Mapping[str, Any], path: str) -> bool:
