@@ -1,5 +1,8 @@
 """`vestige.ablate` on small networks, against full forwards with hooks."""
 
+import platform
+from pathlib import Path
+
 import hooked
 import numpy as np
 import polars as pl
@@ -9,10 +12,12 @@ from polars.testing import assert_frame_equal
 from torch import nn
 
 import vestige
+from vestige.measurement.ablation import quickening
 from vestige.measurement.ablation.blocks import BLOCK_IMAGES
 from vestige.runs.tables import IDENTITY, SCHEMAS
 
 N = 37
+CPUINFO = Path("/proc/cpuinfo")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -197,7 +202,8 @@ def test_layers_that_can_be_negative_get_their_mean():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_other_precisions(model, images, result, dtype):
+def test_other_precisions(model, images, result, dtype, monkeypatch):
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda device: True)
     found = vestige.ablate(
         model, images, neurons={"layer2.0": range(8)}, batch_norm="stored", batch_size=8, dtype=dtype
     )
@@ -205,6 +211,23 @@ def test_other_precisions(model, images, result, dtype):
     off = np.abs(found.table["loss_delta"].to_numpy() - same["loss_delta"].to_numpy()).max()
     assert 0 < off < (3e-6 if dtype == "float64" else 0.05)
     assert any("bfloat16: on the first" in note for note in found.notes) == (dtype == "bfloat16")
+
+
+def test_bfloat16_where_it_is_slower_is_float32(model, images, result, monkeypatch):
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda device: False)
+    with pytest.warns(UserWarning, match="no matrix units for it and is slower in it than in float32, which was used"):
+        found = vestige.ablate(
+            model, images, neurons={"layer2.0": range(8)}, batch_norm="stored", batch_size=8, dtype="bfloat16"
+        )
+    same = result.table.filter((pl.col("layer") == "layer2.0") & (pl.col("neuron") < 8) & (pl.col("value") == "zero"))
+    assert_frame_equal(found.table, same, check_exact=True)
+    assert found.settings["dtype"] == "float32"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not CPUINFO.exists(), reason="processors are asked otherwise")
+def test_whether_a_processor_multiplies_in_bfloat16():
+    assert quickening.multiplies_bfloat16(torch.device("cpu")) == ("amx_bf16" in CPUINFO.read_text())
+    assert quickening.multiplies_bfloat16(torch.device("cuda"))
 
 
 def test_a_class_map(model, images, result):

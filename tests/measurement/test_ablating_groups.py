@@ -11,6 +11,7 @@ from torch import nn
 
 import vestige
 from vestige.errors import ConfigError
+from vestige.measurement.ablation import quickening
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -74,8 +75,9 @@ def test_without_the_last_layer_only_the_bias_of_the_head_is_left(model, images)
     assert row["top1_delta"] == pytest.approx(float(right[0] - right[1]), abs=1e-6)
 
 
-def test_groups_in_bfloat16_of_a_network_that_is_deep():
+def test_groups_in_bfloat16_of_a_network_that_is_deep(monkeypatch):
     """Replays round otherwise than the whole network, by more than float32 would ever."""
+    monkeypatch.setattr(quickening, "multiplies_bfloat16", lambda device: True)
     model, images = hooked.randomised(torchvision.models.resnet18(num_classes=10)), hooked.images(12, 3, 32)
     groups = {"layer": ["layer1.0", "layer2.0"], "neuron": [1, 2], "group": ["a", "a"]}
     deltas = []

@@ -96,7 +96,9 @@ def ablate(
     Several processes may make this same call on one `folder`: they share the work, and may be killed at any moment.
 
     Args:
-      model, layers, batch_norm, training_data, dtype, device, workers, class_map: as in `vestige.measure`.
+      model, layers, batch_norm, training_data, device, workers, class_map: as in `vestige.measure`.
+      dtype: to compute in. "bfloat16" is quicker, and coarser, where a processor multiplies matrices in it; elsewhere
+        float32 is both quicker and finer, and is used instead, which the settings and a note say.
       data: as in `vestige.measure`; it must be readable more than once, in a fixed order.
       neurons: only these: a mapping of layer names to indices, or a table with the columns layer and neuron; None: all,
         or with `groups` those in them.

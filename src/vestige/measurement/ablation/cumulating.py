@@ -88,7 +88,8 @@ def ablate_cumulatively(
     """Replace growing sets of neurons of a classifier, the same fraction of every layer of a scope.
 
     Args:
-      model, layers, batch_norm, training_data, dtype, device, workers, class_map: as in `vestige.measure`.
+      model, layers, batch_norm, training_data, device, workers, class_map: as in `vestige.measure`.
+      dtype: as in `vestige.ablate`.
       data, batch_size, memory, folder: as in `vestige.ablate`.
       protocol: "faithful" does what the paper's released code does, and takes no orders, scopes, values, fractions or
         held-out images: the top n by CSI (of class sums, with stored batch-norm statistics) are zeroed in every layer

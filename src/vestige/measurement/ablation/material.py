@@ -20,6 +20,7 @@ from vestige.formulas.effects import outcomes
 from vestige.measurement.ablation.blocks import BLOCK_IMAGES, Block, Blocks, blocks
 from vestige.measurement.ablation.full_forwards import NOTE
 from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces, Piece, Pieces
+from vestige.measurement.ablation.quickening import quickest
 from vestige.measurement.inputs import batches, is_pair
 from vestige.measurement.network import Network, check_finite, check_labels
 from vestige.measurement.preparing import Preparation, Prepared, prepare
@@ -28,7 +29,7 @@ from vestige.models.layers import Layer
 from vestige.models.weights import weights_hash
 from vestige.runs.store import value_hash
 
-NUMBERS_VERSION = 2
+NUMBERS_VERSION = 3
 """Raised when the same model, images and settings would give other pieces."""
 TILE_BYTES = 64 << 20
 MOST_IN_TILE = 256
@@ -156,6 +157,7 @@ def make_ready(
     first = next(iter(feed), None)
     if first is None:
         raise DataError(how.doing, found="there are no images", remedy="Give at least one image of two classes")
+    how, quickened = quickest(how)
     ready = prepare(how, first.inputs)
     tile = how.batch_size or tile_size(ready.network, first.inputs)
     options: dict[str, Any] = {"tile": tile, "relabel": ready.relabelled, "held": memory / 2}
@@ -179,7 +181,7 @@ def make_ready(
         ),
     }
     pieces = MemoryPieces() if folder is None else FolderPieces(Path(folder) / "pieces", key)
-    notes = (*feed.notes, *ready.notes, *([] if ready.network.graph.traced else [NOTE]))
+    notes = (*feed.notes, *quickened, *ready.notes, *([] if ready.network.graph.traced else [NOTE]))
     settings = {**key, **ready.settings}
     return Material(ready.network, to_ablate, to_rank, ranked, pieces, notes, settings, lambda: feed.skipped)
 
