@@ -1,5 +1,7 @@
 """Ridge regression, the linear model of the pixels, and CKA over batches, of whole networks."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -246,6 +248,19 @@ def test_predictions_that_are_no_classes_are_refused(given, what, model, inputs)
 def test_predictions_outside_the_classes_are_named(model, inputs):
     with pytest.raises(DataError, match=r"reading linear_labels: labels from 7 to 7, but the model's classes are 0"):
         measured(model, inputs[:N], linear_labels=torch.full((N,), 7))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inputs_that_are_no_numbers_are_not_taken_for_a_network_that_has_diverged(value, model, inputs):
+    wrong = inputs[:N].clone()
+    wrong[3, 0, 2, 2] = value
+    network = Network.prepare(model, inputs[:2])
+    for measure in (
+        lambda: measured(model, wrong, pairs=20, cka_images=30),
+        lambda: measure_explained(network, tiles_of(wrong, LABELS, 32), LABELS),
+    ):
+        with pytest.raises(DataError, match=r"some inputs are NaN or infinite\. Look at how they are read"):
+            measure()
 
 
 def test_a_diverged_network_is_named_by_the_comparison_alone(inputs):

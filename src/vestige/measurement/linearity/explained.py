@@ -34,7 +34,8 @@ def measure_explained(network: Network, tiles: Iterable[Tile], linear_labels: Li
       The rows of `explained_rows`, and their columns as in `measure_linearity`.
 
     Raises:
-      DataError: labels, of images or predicted, outside the model's classes, or another number of them.
+      DataError: labels, of images or predicted, outside the model's classes, or another number of them; inputs that
+        are not finite.
       ModelError: the network has diverged.
     """
     networks = network, network.without_relus()
@@ -42,6 +43,7 @@ def measure_explained(network: Network, tiles: Iterable[Tile], linear_labels: Li
     labels, linear = [torch.empty(0, dtype=torch.int64)], LinearPredictions(linear_labels, network.classes)
     predicted = []
     for tile in tiles:
+        check_inputs(tile)
         labels.append(tile.labels[: tile.valid].cpu())
         predicted.append(linear.of(tile))
         for net, found in zip(networks, logits, strict=True):
@@ -52,6 +54,20 @@ def measure_explained(network: Network, tiles: Iterable[Tile], linear_labels: Li
     check_finite(sides[0], "its output", doing=DOING)
     value, anchor = (explained_rows(logits_NC, labels_N, torch.cat(predicted)) for logits_NC in sides)
     return as_table(value, anchor)
+
+
+def check_inputs(tile: Tile) -> None:
+    """Inputs must be numbers: it is not the network that has diverged.
+
+    Raises:
+      DataError: some are NaN or infinite.
+    """
+    if not tile.inputs[: tile.valid].isfinite().all():
+        raise DataError(
+            DOING,
+            found="some inputs are NaN or infinite",
+            remedy="Look at how they are read and normalised, or leave them out",
+        )
 
 
 def explained_rows(logits_NC: Tensor, labels_N: Tensor, linear_N: Tensor) -> dict[Row, float]:

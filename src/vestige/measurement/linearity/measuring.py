@@ -18,7 +18,14 @@ from vestige.formulas.linearity import class_centred
 from vestige.measurement.keeping import Place, keeping
 from vestige.measurement.linearity.alignment import Alignment
 from vestige.measurement.linearity.correlations import choose_channels, correlation_rows
-from vestige.measurement.linearity.explained import DOING, LinearLabels, LinearPredictions, as_table, explained_rows
+from vestige.measurement.linearity.explained import (
+    DOING,
+    LinearLabels,
+    LinearPredictions,
+    as_table,
+    check_inputs,
+    explained_rows,
+)
 from vestige.measurement.linearity.grams import Batch, Grams
 from vestige.measurement.linearity.midpoints import Midpoints
 from vestige.measurement.linearity.pooling import Pooled
@@ -85,7 +92,8 @@ def measure_linearity(
       The columns of the schema "linearity" but for the identity of the run.
 
     Raises:
-      DataError: fewer than four images, labels outside the model's classes, images of fewer than two classes.
+      DataError: fewer than four images, labels outside the model's classes, images of fewer than two classes, inputs
+        that are not finite.
       ModelError: the network has diverged.
     """
     with ExitStack() as stack:
@@ -143,6 +151,7 @@ def _survey(
 
     for tile in tiles:
         check_labels(tile.labels[: tile.valid], networks[0].classes, doing=DOING)
+        check_inputs(tile)
         size = max(size, len(tile.inputs))
         for image in sample.others(images_of(tile, linear and linear.of(tile))):
             waiting.append(image)
