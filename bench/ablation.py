@@ -33,6 +33,7 @@ from vestige.data.datasets import open_images
 from vestige.data.loader import Tile, tiles
 from vestige.data.subsets import balanced_indices
 from vestige.measurement.ablation.neuron_replay import Held, NeuronReplay
+from vestige.measurement.ablation.quickening import multiplies_bfloat16
 from vestige.measurement.ablation.replacing import Constant
 from vestige.measurement.ablation.screening import Screen
 from vestige.measurement.network import Dtype, Network
@@ -151,8 +152,14 @@ def bench(name: str, rounds: int, dtypes: Sequence[Dtype]) -> None:
         torch.randint(classes, (images,)),
         torch.randn(batch, 3, pixels, pixels, device=device),
     )
-    networks = {kind: Network.prepare(model, subject.inputs[:2], dtype=kind) for kind in dtypes}
-    engines = {f"exact {kind}": Engine(network, subject) for kind, network in networks.items()}
+    computed = {kind: "float32" if kind == "bfloat16" and not multiplies_bfloat16(device) else kind for kind in dtypes}
+    networks = {kind: Network.prepare(model, subject.inputs[:2], dtype=dtype) for kind, dtype in computed.items()}
+    engines = {
+        f"exact {kind}" + (f" (computed in {dtype}: no units for it)" if dtype != kind else ""): Engine(
+            networks[kind], subject
+        )
+        for kind, dtype in computed.items()
+    }
     first = next(iter(networks.values()))
     layers = first.layers
     neurons = sum(layer.units for layer in layers)
