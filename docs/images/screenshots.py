@@ -2,14 +2,14 @@
 
 python docs/images/screenshots.py STUDY/report/index.html docs/images
 
-A picture shows the page from its top to the end of a figure (`--until`), cut after `--height` pixels. `--whole` takes
-the whole page, and a neuron's, in pieces of that height, to be looked at.
+A picture shows the top of the page and of some sections (`--sections`), `--height` pixels of each. `--whole` takes the
+whole page, and a neuron's, in pieces of that height, to be looked at.
 """
 
 import argparse
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ DRAWN = """async () => {
   await frame(); await frame();
   return { wide: document.documentElement.scrollWidth, high: document.documentElement.scrollHeight };
 }"""
-BOTTOM = "id => document.getElementById(id).getBoundingClientRect().bottom + scrollY"
+EDGES = """id => { const box = document.getElementById(id).getBoundingClientRect();
+  return [box.top + scrollY, box.bottom + scrollY]; }"""
+MARGIN, CUT = 24, 2
 
 
 def main() -> None:
@@ -37,9 +39,9 @@ def main() -> None:
     parser.add_argument("report", type=Path, help="index.html of a report")
     parser.add_argument("folder", type=Path, help="where the pictures go: report-WIDTH-light.webp, ...")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
-    parser.add_argument("--until", default="F1", help="id of the last section shown")
-    parser.add_argument("--height", type=int, default=3000, help="pixels, at most")
-    parser.add_argument("--quality", type=int, default=60, help="of WebP, 0 to 100")
+    parser.add_argument("--sections", nargs="+", default=("verdicts", "F1", "neurons"), help="their ids")
+    parser.add_argument("--height", type=int, default=780, help="pixels")
+    parser.add_argument("--quality", type=int, default=30, help="of WebP, 0 to 100")
     parser.add_argument("--whole", action="store_true")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -65,18 +67,30 @@ def pictures(given: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
                 size = page.evaluate(DRAWN)
                 assert size["wide"] <= width, f"the page scrolls sideways at {width} px: {size['wide']}"
                 if given.whole:
-                    yield from pieces(name, taken(page, width, size["high"]), given.height)
+                    yield from pieces(name, taken(page, width, 0, size["high"]), given.height)
                     yield from pieces(f"{name}-neuron", of_a_neuron(page, width), given.height)
                 else:
-                    until = page.evaluate(BOTTOM, given.until) + 24
-                    yield name, taken(page, width, min(given.height, until))
+                    yield name, of_sections(page, width, given.sections, given.height)
                 page.close()
         browser.close()
 
 
-def taken(page: Any, width: int, height: float) -> Image.Image:
-    """The page from its top on."""
-    clip = {"x": 0, "y": 0, "width": width, "height": int(height)}
+def of_sections(page: Any, width: int, sections: Sequence[str], height: int) -> Image.Image:
+    """The beginnings of some sections below each other, a line between them, the first from the top of the page."""
+    parts = []
+    for name in sections:
+        top, bottom = page.evaluate(EDGES, name)
+        top = top - MARGIN if parts else 0
+        parts.append(taken(page, width, top, min(height, bottom + MARGIN - top)))
+    joined = Image.new("RGB", (width, sum(part.height + CUT for part in parts) - CUT), "grey")
+    for number, part in enumerate(parts):
+        joined.paste(part, (0, sum(one.height + CUT for one in parts[:number])))
+    return joined
+
+
+def taken(page: Any, width: int, top: float, height: float) -> Image.Image:
+    """A part of the page, as wide as it is."""
+    clip = {"x": 0, "y": int(top), "width": width, "height": int(height)}
     return Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
 
 
@@ -92,7 +106,7 @@ def of_a_neuron(page: Any, width: int) -> Image.Image:
     page.locator("[data-neurons=body] tr[data-place]").first.click()
     page.wait_for_selector("#neuron-page:not([hidden])")
     size = page.evaluate(DRAWN)
-    return taken(page, width, size["high"])
+    return taken(page, width, 0, size["high"])
 
 
 if __name__ == "__main__":
