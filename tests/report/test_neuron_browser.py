@@ -1,7 +1,6 @@
 """The neuron browser in a real browser: what it shows is what the tables say, by mouse and by keyboard."""
 
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +15,6 @@ from vestige.report.neurons import chunks, section
 from vestige.report.neurons.portraits import Portraits
 from vestige.report.neurons.section import neurons
 from vestige.report.page import render
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt-get install chromium)")
 
 STEPS = (0, 1, 4, 16, 40, 64, 80, 100)
 NEURONS = sum(units for *_, units in LAYERS)
@@ -71,37 +66,16 @@ def written(study, tables, portraits, tmp_path_factory):
     return made(tmp_path_factory.mktemp("report"), study, tables, portraits)
 
 
-@pytest.fixture(scope="module", name="chromium")
-def _chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(chromium):
-    """Open a page from disk; what it asked for besides itself, and what went wrong in it, is nothing."""
-    contexts, wrong, asked = [], [], []
+def visit(browse):
+    """Open a page and wait for its neurons."""
 
-    def opened(path, hashed="", *, width=1280, dark=False, neighbours=False):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        own = (path.as_uri(), "data:", path.parent.joinpath("data").as_uri() if neighbours else "data:")
-        page.on("request", lambda one: None if one.url.startswith(own) else asked.append(one.url))
-        page.goto(path.as_uri() + hashed)
+    def opened(path, hashed="", **settings):
+        page = browse(path, hashed, **settings)
         page.wait_for_selector("#neuron-browser[data-ready]", state="attached")
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert (wrong, asked) == ([], [])
+    return opened
 
 
 def digits(value):

@@ -1,17 +1,11 @@
 """The page in a real browser, where there is one: every figure is drawn once a reader comes to it, and on paper."""
 
-import shutil
+from functools import partial
 
 import pytest
 
 from vestige.report.figures import Source, build_figures
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt-get install chromium)")
-
-WAIT = 240_000
-"""Milliseconds: the machine may be busy with a training."""
 HELPERS = """
   const frame = () => new Promise(requestAnimationFrame);
   const seen = s => [...document.querySelectorAll(s)].filter(e => e.offsetWidth);
@@ -44,36 +38,10 @@ def panels(study, tables, claims, manifests):
     return {f.id: sum(bool(panel.marks) for panel in f.views[0].panels) if f.views else 0 for f in figures}
 
 
-@pytest.fixture(scope="module", name="chromium")
-def _chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=WAIT)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(chromium, written):
-    """Open the page; what it asks for besides itself, and what goes wrong in it, is nothing."""
-    contexts, wrong = [], []
-
-    def opened(*, width=1280, dark=False):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
-        context.set_default_timeout(WAIT)
-        contexts.append(context)
-        page, url = context.new_page(), (written / "index.html").as_uri()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda one: None if one.url.startswith((url, "data:")) else wrong.append(one.url))
-        page.goto(url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert wrong == []
+def visit(browse, written):
+    """Open the page."""
+    return partial(browse, written / "index.html")
 
 
 @pytest.mark.parametrize(("width", "dark"), [(500, True), (1280, False)])

@@ -1,7 +1,5 @@
 """The report and the comparison for everybody: by keyboard, on a telephone, light and dark, without any network."""
 
-import shutil
-
 import pytest
 from made_up_report import made_up_claims, made_up_manifests, made_up_study, made_up_tables
 
@@ -12,14 +10,8 @@ from vestige.report.neurons.portraits import Portraits
 from vestige.report.neurons.section import neurons
 from vestige.report.page import render
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt-get install chromium)")
-
 STEPS = (0, 1, 4, 12, 64, 100)
 PAGES = ("report", "comparison")
-WAIT = 240_000
-"""Milliseconds: the machine may be busy with a training."""
 
 UNNAMED = """() => [...document.querySelectorAll("button, select, input, a[href], summary, [role=img], [tabindex='0']")]
   .filter(e => e.checkVisibility())
@@ -47,36 +39,10 @@ def folder(tmp_path_factory):
     return home
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=WAIT)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(chromium, folder):
-    """Open a page; what it asks for besides itself, and what goes wrong in it, is nothing."""
-    contexts, wrong, asked = [], [], []
-
-    def opened(name, *, width=1280, dark=False):
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
-        context.set_default_timeout(WAIT)
-        contexts.append(context)
-        page, url = context.new_page(), (folder / f"{name}.html").as_uri()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda one: None if one.url.startswith((url, "data:")) else asked.append(one.url))
-        page.goto(url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert (wrong, asked) == ([], [])
+def visit(browse, folder):
+    """Open a page by its name."""
+    return lambda name, **settings: browse(folder / f"{name}.html", **settings)
 
 
 @pytest.mark.parametrize("name", PAGES)
