@@ -5,6 +5,7 @@ from importlib.resources import as_file, files
 import pytest
 
 from vestige.config import load_study, parse_study
+from vestige.study import plan as planning
 from vestige.study.facts import Facts
 from vestige.study.plan import Unit, make_plan
 
@@ -90,6 +91,25 @@ def sham_key(**early):
         },
     }
     return make_plan(parse_study(stated, source="x"), facts(500)).training_key(Unit("sham", 0))
+
+
+@pytest.mark.parametrize(("permutations", "same"), [(100, True), (200, True), (99, False), (20, False)])
+def test_the_number_of_strata_makes_other_tables_of_few_permutations_alone(permutations, same, monkeypatch):
+    def keys():
+        early = {"kind": "selectivity", "window": {"stop": 4}}
+        sham = {"kind": "offset-sham", "window": {"stop": 4}}
+        made = {name: {"interventions": [one]} for name, one in (("early", early), ("sham", sham))}
+        stated = {"name": "x", "conditions": {"baseline": {}, **made}}
+        stated["measurements"] = {"selectivity": {"permutations": permutations}}
+        plan = make_plan(parse_study(stated, source="x"), facts(500))
+        return {job.name: plan.job_key(job, "w") for job in plan.jobs("baseline")}, plan.training_key(Unit("sham", 0))
+
+    now, trained = keys()
+    monkeypatch.setattr(planning, "FEW_PERMUTATIONS", 0)
+    before, trained_before = keys()
+    changed = {name for name in now if now[name] != before[name]}
+    assert changed == (set() if same else {"selectivity-corrected-test"})
+    assert trained == trained_before
 
 
 def test_what_a_table_is_made_from_is_part_of_the_key():

@@ -210,7 +210,7 @@ def layer_p_values(observed_U: Tensor, permuted_PU: Tensor) -> Tensor:
 
     That is right only among neurons whose standardised values are distributed alike under permutation, and
     neurons that fire rarely differ in this from those that fire often. So a layer is cut into strata by the
-    mean of the permuted values, max(2, P // 25) of them, of equal size, but none below 16 neurons. In a
+    mean of the permuted values, max(4, P // 25) of them, of equal size, but none below 16 neurons. In a
     stratum p = (1 + #{permuted z >= z}) / (1 + P * neurons).
 
     The observed value is standardised by the mean and SD of itself and all permuted values but the last, the
@@ -233,7 +233,7 @@ def layer_p_values(observed_U: Tensor, permuted_PU: Tensor) -> Tensor:
     z_PU, counted_U = _standardised(permuted_PU)
     varying = varies_U.nonzero()[:, 0]
     # P // 25: the smallest p is about strata / (P * U), 0.04 / U, so that one neuron alone can pass at 0.05 / U.
-    strata = max(1, min(max(2, len(permuted_PU) // 25), len(varying) // 16))
+    strata = max(1, min(max(4, len(permuted_PU) // 25), len(varying) // 16))
     for stratum in varying[permuted_PU.mean(0)[varying].argsort(stable=True)].tensor_split(strata):
         pool = z_PU[:, stratum[counted_U[stratum]]].flatten().sort().values
         at_least = len(pool) - torch.searchsorted(pool, z_QU[0, stratum] - _TIE)

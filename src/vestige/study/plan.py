@@ -26,6 +26,8 @@ TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
 FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 2, "portraits": 1}
 """Raised when the same weights and settings would give another table."""
+FEW_PERMUTATIONS = 100
+"""With fewer, p-values were made in two or three strata before they were made in four."""
 
 
 @dataclass(frozen=True)
@@ -259,20 +261,21 @@ class Plan:
             return {}
         source, step = asked
         job = self.table_job(source)
-        key = self.job_key(job, "") if job else ""
+        key = self.job_key(job, "", strata=False) if job else ""  # no intervention reads p-values
         return {"given": {"interventions": self.resolved_interventions(source), "step": step, "table": key}}
 
     def training_key(self, unit: Unit) -> str:
         """The key of a run's weights."""
         return value_hash(self.training_settings(unit))
 
-    def job_key(self, job: Job, weights: str) -> str:
-        """The key of a measurement's tables, given the SHA-256 of the weights."""
+    def job_key(self, job: Job, weights: str, *, strata: bool = True) -> str:
+        """The key of a measurement's tables, given the SHA-256 of the weights; `strata`: p-values matter too."""
         measurements = self.study.measurements
         settings: MeasurementConfig = getattr(measurements, job.kind)
         choice = {"conditions", "protocols", "values", "checkpoints"}  # which are made does not change the others
         if getattr(settings, "mode", "") != "controlled":
             choice.add("precision")  # it says nothing then
+        few = getattr(settings, "permutations", FEW_PERMUTATIONS) < FEW_PERMUTATIONS
         return value_hash(
             {
                 "version": FORMULA_VERSIONS[job.kind],
@@ -286,6 +289,7 @@ class Plan:
                 "model": self.facts.model,
                 "weights": weights,
                 "compute": self.compute,
+                **({"strata": 4} if strata and few else {}),
             }
         )
 
