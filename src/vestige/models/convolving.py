@@ -10,7 +10,7 @@ from torch.nn import functional
 from vestige.models.graph import Graph
 from vestige.models.map_layouts import Layout, fastest_for_torch, laid_out, ordered, seen_from
 from vestige.models.operations import Operation
-from vestige.models.winograd import KERNEL, WinogradConv, products
+from vestige.models.winograd import KERNEL, PointwiseConv, WinogradConv, products
 
 SMALL_MAP = 256
 """Positions of maps up to which changes of basis cost less than they save (`bench/convolutions.py`)."""
@@ -52,9 +52,7 @@ class Convolver:
         """What computes a convolution of whole maps (P, C, H, W), in whatever layout they are."""
         conv, made = self._module(node), self._operations[node.name].shape
         if self._positions_first and node in self._by_products:
-            _, _, height, width = self._taken(node)
-            fast = WinogradConv(weight, bias, conv.stride, (height, width))  # pyright: ignore[reportArgumentType]
-            first = Layout.SPATIAL_FIRST
+            fast, first = self._fast(node, weight, bias), Layout.SPATIAL_FIRST
             return lambda maps: seen_from(fast(ordered(maps, first).contiguous()), first)
         settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
         layout, wanted = fastest_for_torch(made), self.layout(made)
@@ -65,6 +63,13 @@ class Convolver:
             return found if layout is wanted else laid_out(found, wanted)
 
         return convolve
+
+    def _fast(self, node: fx.Node, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        _, _, height, width = self._taken(node)
+        rows, columns = self._module(node).stride
+        if self._module(node).kernel_size == (1, 1):
+            return PointwiseConv(weight, bias, (rows, columns))
+        return WinogradConv(weight, bias, (rows, columns), (height, width))
 
     def _suits(self, node: fx.Node) -> bool:
         """Whether Winograd's convolution, or a product over channels, can take the place of torch's and is faster."""

@@ -55,25 +55,20 @@ class Axis(NamedTuple):
 
 
 class WinogradConv:
-    """A 3x3 convolution with padding 1, or a 1x1 convolution, of maps of one size.
+    """A 3x3 convolution, padded by 1, of maps of one size.
 
     Args:
-      weight: (O, C, 3, 3) or (O, C, 1, 1).
+      weight: (O, C, 3, 3).
       bias: (O,) or None.
-      stride: of rows and columns, 1 or 2 each for 3x3.
+      stride: of rows and columns, 1 or 2.
       size: (H, W) of the maps that it takes.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], size: tuple[int, int]):
-        self._bias, self._stride = bias, stride
-        self._pointwise = weight.shape[2:] == (1, 1)
-        if self._pointwise:
-            self._weight_CO = weight[:, :, 0, 0].T.contiguous()
-            return
         rows, columns = (axis(length, step) for length, step in zip(size, stride, strict=True))
         self._tiles, self._products = (rows.tiles, columns.tiles), (rows.products, columns.products)
         kernel = torch.einsum("ai, bj, ocij -> abco", rows.kernel, columns.kernel, weight.double())
-        self._kernel_NCO = kernel.flatten(0, 1).to(weight).contiguous()
+        self._kernel_NCO, self._bias = kernel.flatten(0, 1).to(weight).contiguous(), bias
         # Of rows each tile lies together, of columns each product: then those of one tile of rows are one bmm.
         self._rows_in = rows.inputs.flatten(0, 1).to(weight)
         self._columns_in = columns.inputs.transpose(0, 1).flatten(0, 1).to(weight).contiguous()
@@ -82,15 +77,6 @@ class WinogradConv:
 
     def __call__(self, maps_HWPC: Tensor) -> Tensor:
         """Convolve contiguous (H, W, P, C); returns contiguous (H', W', P, O)."""
-        found = self._point(maps_HWPC) if self._pointwise else self._convolved(maps_HWPC)
-        return found if self._bias is None else found.add_(self._bias)
-
-    def _point(self, maps_HWPC: Tensor) -> Tensor:
-        rows, columns = self._stride
-        taken = maps_HWPC[::rows, ::columns]
-        return (taken.reshape(-1, taken.shape[-1]) @ self._weight_CO).unflatten(0, taken.shape[:-1])
-
-    def _convolved(self, maps_HWPC: Tensor) -> Tensor:
         height, width, images, channels = maps_HWPC.shape
         (t1, t2), (n1, n2), outputs = self._tiles, self._products, self._kernel_NCO.shape[2]
         taken = (self._rows_in @ maps_HWPC.view(height, -1)).view(t1 * n1, width, -1)
@@ -99,7 +85,28 @@ class WinogradConv:
         for tile in range(t1):
             torch.bmm(taken[tile], self._kernel_NCO, out=made[tile])
         made = torch.bmm(self._columns_out.expand(t1 * n1, -1, -1), made.view(t1 * n1, n2 * t2, -1))
-        return (self._rows_out @ made.view(t1 * n1, -1)).view(len(self._rows_out), -1, images, outputs)
+        found = (self._rows_out @ made.view(t1 * n1, -1)).view(len(self._rows_out), -1, images, outputs)
+        return found if self._bias is None else found.add_(self._bias)
+
+
+class PointwiseConv:
+    """A 1x1 convolution of maps that lie so: one product of matrices.
+
+    Args:
+      weight: (O, C, 1, 1).
+      bias: (O,) or None.
+      stride: of rows and columns.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]):
+        self._weight_CO, self._bias, self._stride = weight[:, :, 0, 0].T.contiguous(), bias, stride
+
+    def __call__(self, maps_HWPC: Tensor) -> Tensor:
+        """Convolve (H, W, P, C); returns contiguous (H', W', P, O)."""
+        rows, columns = self._stride
+        taken = maps_HWPC[::rows, ::columns]
+        found = (taken.reshape(-1, taken.shape[-1]) @ self._weight_CO).unflatten(0, taken.shape[:-1])
+        return found if self._bias is None else found.add_(self._bias)
 
 
 def axis(length: int, stride: int) -> Axis:
