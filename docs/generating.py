@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from units import unit_of
+
 import vestige
 from vestige import acting, cli, config
 from vestige.runs.tables import COLUMNS, SCHEMA_VERSIONS
@@ -47,15 +49,18 @@ def help_of(*words: str) -> str:
 
 
 def tables() -> str:
-    """Every column of every table, with its type and what it means."""
+    """Every column of every table, with its type, its unit and what it means."""
     return "\n\n".join(_table(kind) for kind in COLUMNS)
 
 
 def _table(kind: str) -> str:
     version = SCHEMA_VERSIONS.get(kind)
     heading = f"## {kind}" + (f"\nVersion {version} of its columns.\n" if version else "\n")
-    rows = "\n".join(f"| `{name}` | {_type(dtype)} | {meaning} |" for name, (dtype, meaning) in COLUMNS[kind].items())
-    return f"{heading}\n| column | type | what it is |\n|---|---|---|\n{rows}"
+    rows = "\n".join(
+        f"| `{name}` | {_type(dtype)} | {unit_of(kind, name)} | {meaning} |"
+        for name, (dtype, meaning) in COLUMNS[kind].items()
+    )
+    return f"{heading}\n| column | type | unit | what it is |\n|---|---|---|---|\n{rows}"
 
 
 def _type(dtype: Any) -> str:

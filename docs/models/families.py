@@ -1,6 +1,6 @@
 """Which model families vestige can look into, tried: writes the table of README.md beside it.
 
-    python docs/models/families.py
+    python docs/models/families.py && python docs/references.py
 
 For each module of timm.models, and of torchvision.models, one small model with random weights is looked into,
 in a process of its own; `--only NAME` tries one of them and prints what it found.
@@ -252,7 +252,16 @@ Made on {datetime.date.today()} by `python docs/models/families.py` with Python 
 | family | model | how | layers | neurons | rule: layers | axis | difference | checked | notes |
 |---|---|---|--:|--:|---|---|--:|--:|---|
 """
-    return head + "".join(line(row) for row in rows)
+    return head + "".join(line(row) for row in rows) + CITED
+
+
+CITED = """
+## BibTeX
+The networks are those of timm and torchvision; the paper of each stands in that library's documentation.
+<!-- block: bibtex wightman2019timm torchvision2016 -->
+```bibtex
+```
+"""
 
 
 def line(row: dict) -> str:

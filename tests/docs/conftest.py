@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from foreign_models import MODEL, as_inputs, digits, last_model, write_checkpoints, write_images
 from vestige.models.zoo import ResNet
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
 DATA = """
 import torch

@@ -7,6 +7,7 @@ A comment that nobody sees, on the line before a block, says so: `<!-- block: HO
     file NAME             Python: run, and written to a file that later blocks speak of
     study NAME            YAML: a study that can be laid out, written to a file
     layout of a study     what lies in a study's folder
+    bibtex KEY KEY ...    these works, as docs/references.py has them
     run by tests/FILE.py  a test of its own runs it; `<!-- blocks: run by ... -->`: all blocks of the page
 
 Without one, Python is run, YAML must be a study or conditions of one, and every command of a shell block is read by the
