@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
+from vestige.models import convolving
 from vestige.models.convolving import Convolver
 from vestige.models.graph import Graph
 from vestige.models.map_layouts import Layout, layout_of
@@ -22,6 +23,11 @@ def convolver(model, size, dtype=torch.float32):
 
 
 PLAIN = [nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 5, 3, 2, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _few_channels_do(monkeypatch):
+    monkeypatch.setattr(convolving, "FEWEST_CHANNELS", 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -49,6 +55,12 @@ def test_small_maps_of_plain_convolutions_lie_positions_first(dtype):
 )
 def test_one_of_another_kind_leaves_all_to_torch(other):
     found, *_ = convolver(chain(*PLAIN[:2], other), 8)
+    assert found.layout((2, 6, 8, 8)) is Layout.CHANNELS_LAST
+
+
+def test_few_channels_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(convolving, "FEWEST_CHANNELS", 5)
+    found, *_ = convolver(chain(*PLAIN), 8)
     assert found.layout((2, 6, 8, 8)) is Layout.CHANNELS_LAST
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vestige.models import convolving
 from vestige.models.graph import Graph
 from vestige.models.observing import logits_of
 from vestige.models.pairs import Pairs
@@ -207,7 +208,9 @@ def _graph(request):
 
 @pytest.mark.parametrize("shortcuts", [True, False])
 @pytest.mark.parametrize("order", ["by image", "mixed"])
-def test_every_activation_of_every_network(graph, shortcuts, order):
+@pytest.mark.parametrize("fewest_channels", [1, 1000], ids=["Winograd", "torch"])
+def test_every_activation_of_every_network(graph, shortcuts, order, fewest_channels, monkeypatch):
+    monkeypatch.setattr(convolving, "FEWEST_CHANNELS", fewest_channels)
     _, graph = graph
     inputs = (
         torch.randn(T, 3, 8, 8, dtype=torch.float64)

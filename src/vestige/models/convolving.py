@@ -14,6 +14,8 @@ from vestige.models.winograd import KERNEL, PointwiseConv, WinogradConv, product
 
 SMALL_MAP = 256
 """Positions of maps up to which changes of basis cost less than they save (`bench/convolutions.py`)."""
+FEWEST_CHANNELS = 32
+"""Of those that come in, and of those that go out: with fewer the changes of basis take longer than the products."""
 WORTHWHILE = 0.6
 """Products over multiplications below which Winograd's convolution is faster, its changes of basis counted."""
 
@@ -79,6 +81,8 @@ class Convolver:
         if conv.kernel_size == (1, 1):
             return conv.padding == (0, 0)
         if conv.kernel_size != (KERNEL, KERNEL) or conv.padding != (1, 1) or max(conv.stride) > 2:
+            return False
+        if min(conv.in_channels, conv.out_channels) < FEWEST_CHANNELS:
             return False
         multiplications = KERNEL**2 * math.prod(self._operations[node.name].shape[2:])
         return _is_small(taken) and math.prod(map(products, taken[2:], conv.stride)) < WORTHWHILE * multiplications
