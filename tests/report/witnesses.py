@@ -1,0 +1,277 @@
+"""What every figure of the page should show: from the files of a study as pyarrow reads them, by plain arithmetic."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from scipy.stats import rankdata, spearmanr
+
+VALUES = {"zero": "replaced by zero", "mean": "replaced by the mean"}
+ORDERS = {"csi-desc": "most selective first", "activity-matched": "activity-matched", "random": "random"}
+Row = dict[str, Any]
+
+
+@dataclass
+class Shown:
+    """A panel: the rows of its table (None: it has none), and of each trace its group, x and y (or z), and texts."""
+
+    title: str
+    rows: list[list[Any]] | None
+    traces: list[tuple[str, list[Any], list[Any]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+class Files:
+    """A study's files; NaN is read as None."""
+
+    def __init__(self, home: Path):
+        self.tables = {path.stem: [_without_nan(row) for row in pq.read_table(path).to_pylist()]
+                       for path in sorted(home.glob("*.parquet"))}  # fmt: skip
+        self.claims = json.loads((home / "claims.json").read_text())
+        self.manifests = json.loads((home / "manifests.json").read_text())
+        self.study = yaml.safe_load((home / "study.yaml").read_text())
+        self.names = [*self.study["conditions"], *grid_cells(self.study["grid"])]
+        self.first = min({row["step"] for rows in self.tables.values() for row in rows} - {0})
+
+    def rows(self, kind: str, **where: Any) -> list[Row]:
+        return [row for row in self.tables[kind] if all(row[name] == value for name, value in where.items())]
+
+    def branched(self, rows: list[Row]) -> list[Row]:
+        """With the parent's rows at the onset, for runs that branch off."""
+        parents = [(one["condition"], one["parent"]) for one in self.manifests if one["parent"]]
+        return rows + [
+            row | {"condition": name} for name, parent in parents for row in rows
+            if all(row[key] == parent[key] for key in ("condition", "seed", "step"))
+        ]  # fmt: skip
+
+    def place(self, step: float) -> float:
+        """Where a step lies: 0 at 0, the first at 0.4, then log10."""
+        return 0.4 + math.log10(step / self.first) if step else 0.0
+
+    def conditions(self, rows: list[Row]) -> list[str]:
+        return [name for name in self.names if any(row["condition"] == name for row in rows)]
+
+    def lines(self, title: str, rows: list[tuple], names: list[str], *, seeds=True, anchors=(), bands=()) -> Shown:
+        """Curves of rows (name, seed, step, value): a thin one a seed, a thick mean; a table of means and anchors."""
+        traces = [(name, *self.drawn(side)) for name, low, high in bands for side in (low, high)]
+        traces += [(name, *self.drawn(curve)) for name, _, curve in anchors]
+        columns: dict[str, dict[int, float | None]] = {}
+        for name in names:
+            own = [(seed, step, value) for group, seed, step, value in rows if group == name]
+            each = {seed: {t: v for s, t, v in own if s == seed} for seed in dict.fromkeys(row[0] for row in own)}
+            if not any(value is not None for *_, value in own):
+                continue
+            if seeds:
+                traces += [(name, *self.drawn(curve)) for curve in each.values() if any_known(curve)]
+            columns[name] = mean_curve((t, v) for _, t, v in own)
+            traces.append((name, *self.drawn(columns[name])))
+        columns |= {f"{name}, {note}": curve for name, note, curve in anchors}
+        steps = sorted({step for curve in columns.values() for step in curve})
+        table = [["step", *columns], *([step, *(curve.get(step) for curve in columns.values())] for step in steps)]
+        return Shown(title, table, traces)
+
+    def drawn(self, curve: dict[int, float | None]) -> tuple[list[float], list[float | None]]:
+        return [self.place(step) for step in sorted(curve)], [curve[step] for step in sorted(curve)]
+
+
+def grid_cells(grid: dict[str, Any]) -> list[str]:
+    return [cell(grid, *at) for at in product(grid["onset"], grid["length"], grid["dose"])]
+
+
+def cell(grid: dict[str, Any], onset: float, length: float, dose: float) -> str:
+    """The condition of a grid's cell."""
+    return f"{grid['name']}-on{onset:g}-for{length:g}-alpha{dose:g}"
+
+
+def _without_nan(row: Row) -> Row:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+
+
+def mean(values) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def any_known(curve) -> bool:
+    return any(value is not None for value in curve.values())
+
+
+def mean_curve(pairs) -> dict[int, float | None]:
+    """The mean at each step of (step, value)."""
+    found = defaultdict(list)
+    for step, value in pairs:
+        found[step].append(value)
+    return {step: mean(found[step]) for step in sorted(found)}
+
+
+def layer_values(rows: list[Row], column: str) -> dict[tuple, float | None]:
+    """Mean over living neurons (over all, of closed gates) by (condition, seed, step, stage, layer)."""
+    found = defaultdict(list)
+    for row in rows:
+        key = tuple(row[name] for name in ("condition", "seed", "step", "stage", "layer"))
+        found[key] += [row[column]] if column == "closed" or not row["dead"] else []
+    return {key: mean(values) for key, values in found.items()}
+
+
+def early_stages(files: Files) -> list[str]:
+    return list(dict.fromkeys(row["stage"] for row in files.rows("selectivity")))[:-1]
+
+
+def grouped(layers: dict[tuple, float | None], group) -> list[tuple]:
+    """Rows (name, seed, step, mean over layers of what `group` gives one name)."""
+    found = defaultdict(list)
+    for key, value in layers.items():
+        if (name := group(*key)) is not None:
+            found[name, key[1], key[2]].append(value)
+    return [(*key, mean(values)) for key, values in found.items()]
+
+
+F1 = {"csi": "Class selectivity (CSI)", "csi_cv": "Cross-validated CSI", "eta2": "Variance explained by class (η²)",
+      "closed": "Closed gates"}  # fmt: skip
+
+
+def selectivity(files: Files):
+    rows = files.branched(files.rows("selectivity"))
+    layers = {name: layer_values(rows, name) for name in (*F1, "csi_null_mean", "csi_null_q95")}
+    early = early_stages(files)
+
+    def panel(condition, column, place):
+        def group(named, _seed, _step, *where):
+            return where[place] if named == condition else None
+
+        lines = grouped(layers[column], group)
+        names = list(dict.fromkeys(row[0] for row in lines))
+        nulls = [grouped(layers[one], group) for one in ("csi_null_mean", "csi_null_q95")]
+        bands = [
+            (name, *(mean_curve((t, v) for n, _, t, v in null if n == name) for null in nulls))
+            for name in names if column == "csi"
+        ]  # fmt: skip
+        return files.lines(F1[column], lines, names, bands=bands)
+
+    found = files.conditions(rows)
+    views = [
+        (f"{condition} · {how}", [panel(condition, column, place) for column in F1])
+        for condition in found for place, how in enumerate(("by stage", "by layer"))
+    ]  # fmt: skip
+    compared = [
+        files.lines(F1[column], grouped(layers[column], lambda c, s, t, stage, layer: c if stage in early else None),
+                    found, seeds=len(found) <= 6)
+        for column in F1
+    ]  # fmt: skip
+    return [*views, ("conditions compared, stages before the last", compared)]
+
+
+def area(curve: list[Row], classes: int) -> float | None:
+    curve = sorted(curve, key=lambda row: row["fraction"])
+    intact = curve[0]["top1"]
+    if intact < max(2 / classes, 1 / classes + 0.05):
+        return None
+    heights = [(row["top1"] - 1 / classes) / (intact - 1 / classes) for row in curve]
+    return float(np.trapezoid(heights, [row["fraction"] for row in curve]))
+
+
+def ablation(files: Files):
+    curves = defaultdict(list)
+    for row in files.rows("cumulative"):
+        curves[tuple(row[n] for n in ("value", "order", "scope", "seed", "step", "draw"))].append(row)
+    by_scope = defaultdict(list)
+    for (value, order, scope, seed, step, _), curve in curves.items():
+        by_scope[value, order, scope, seed, step].append(area(curve, files.claims["classes"]))
+    scopes = list(dict.fromkeys(row["scope"] for row in files.rows("cumulative")))
+    early = early_stages(files)
+    views = []
+    for name, chosen in (("mean of " + " and ".join(early), early), *((scope, [scope]) for scope in scopes)):
+        panels = []
+        for value in VALUES:
+            found = defaultdict(list)
+            for (one, order, scope, seed, step), areas in by_scope.items():
+                if one == value and scope in chosen:
+                    found[ORDERS[order], seed, step].append(mean(areas))
+            rows = [(*key, mean(areas)) for key, areas in found.items()]
+            panels.append(files.lines(f"Area, {VALUES[value]}", rows, list(ORDERS.values())))
+        views.append((f"baseline · {name}", panels))
+    return views
+
+
+def neurons_with(files: Files) -> list[Row]:
+    """Ablations of living neurons, with their selectivity."""
+    key = ("condition", "seed", "step", "layer", "neuron")
+    alive = {tuple(row[n] for n in key): row for row in files.rows("selectivity") if not row["dead"]}
+    pairs = ((row, alive.get(tuple(row[n] for n in key))) for row in files.rows("ablation"))
+    return [row | {n: own[n] for n in ("csi", "csi_cv", "eta2", "mean")} for row, own in pairs if own]
+
+
+def single_neurons(files: Files):
+    both, early = neurons_with(files), early_stages(files)
+    window = files.study["claims"]["early_window"]["stop"]
+    layers = layer_values(files.rows("selectivity", condition="baseline"), "csi_cv")
+    inner = grouped(layers, lambda c, s, t, stage, layer: "m" if stage in early and t < window else None)
+    curve = mean_curve((t, v) for _, _, t, v in inner)
+    peak = max(curve, key=lambda step: curve[step])
+    last = max(row["step"] for row in both)
+    views = []
+    for value, said in VALUES.items():
+        panels = []
+        for when, step in (("Early", peak), ("Late", last)):
+            rows = [row for row in both if row["step"] == step and row["value"] == value]
+            drawn = [row for row in rows if row["csi"] is not None]
+            traces = [
+                (stage, [r["csi"] for r in own], [r["loss_delta"] for r in own])
+                for stage in dict.fromkeys(row["stage"] for row in drawn)
+                if (own := [row for row in drawn if row["stage"] == stage])
+            ]
+            texts = [f"{r['layer']}, neuron {r['neuron']}, seed {r['seed']}" for stage, *_ in traces
+                     for r in drawn if r["stage"] == stage]  # fmt: skip
+            panels.append(Shown(f"{when}: step {step}", _rank_table(rows), traces, texts))
+        views.append((f"baseline · {said}", panels))
+    return views
+
+
+def _rank_table(rows: list[Row]) -> list[list[Any]]:
+    table = [["layer", "neurons", "mean change of loss", "Spearman r of CSI and change (mean over seeds)"]]
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        seeds = defaultdict(list)
+        for row in rows:
+            if row["layer"] == layer:
+                seeds[row["seed"]].append((row["csi"], row["loss_delta"]))
+        known = [[pair for pair in pairs if None not in pair] for pairs in seeds.values()]
+        rho = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in known]
+        change = mean(mean(delta for _, delta in pairs) for pairs in seeds.values())
+        table.append([layer, max(map(len, seeds.values())), change, mean(rho)])
+    return table
+
+
+def importance(files: Files):
+    found = defaultdict(list)
+    for row in neurons_with(files):
+        found[row["value"], row["layer"], row["seed"], row["step"]].append(row)
+    z = defaultdict(list)
+    for (value, _, seed, step), rows in found.items():
+        for measure in ("csi", "csi_cv", "eta2"):
+            known = [(r[measure], r["loss_delta"], r["mean"]) for r in rows if r[measure] is not None]
+            z[value, measure, seed, step].append(np.arctanh(_partial(np.array(known))))
+    panels = [
+        files.lines(
+            f"Correlation with the change of loss, {said}",
+            [(*key[1:], float(np.tanh(np.mean(zs)))) for key, zs in z.items() if key[0] == value],
+            ["csi", "csi_cv", "eta2"],
+        )
+        for value, said in VALUES.items()
+    ]  # fmt: skip
+    return [("baseline", panels)]
+
+
+def _partial(known: np.ndarray) -> float:
+    """Correlation of the ranks' residuals, once each is regressed on the third's."""
+    x, y, third = (rankdata(column) - (len(known) + 1) / 2 for column in known.T)
+    x, y = (one - third * (one @ third) / (third @ third) for one in (x, y))
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
