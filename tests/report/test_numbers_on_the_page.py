@@ -101,7 +101,7 @@ def numbers(text: str) -> list[str]:
 
 
 def says(text: str, value: float | None) -> bool:
-    """Whether a number as a reader sees it is this value, to the digits that it shows."""
+    """Whether a number as a reader sees it is this value, to the digits that it shows (what sums to 0 may miss it)."""
     if value is None:
         return text == "–"
     plain = text.replace("\u2212", "-").replace("\u202f", "")
@@ -109,7 +109,7 @@ def says(text: str, value: float | None) -> bool:
         return False
     mantissa, _, exponent = plain.partition("e")
     last = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-    return abs(float(plain) - value) <= 0.5 * last * (1 + 1e-4) + 1e-9 * abs(value)
+    return abs(float(plain) - value) <= 0.5 * last * (1 + 1e-4) + 1e-8
 
 
 def matches(text: str, expected) -> bool:

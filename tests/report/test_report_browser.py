@@ -88,3 +88,34 @@ def test_a_printed_page_has_every_figure(visit, panels):
     page = visit()
     page.pdf()
     assert page.evaluate(COUNT)["drawn"] == panels
+
+
+SLIDES = """() => [...document.querySelectorAll('#F2b .panel')].filter(p => p.offsetWidth).map(p => p.dataset.slide)"""
+SPAN = """() => { const plot = [...document.querySelectorAll('#F2b .plot')].find(p => p.offsetWidth);
+  return JSON.stringify([plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range]); }"""
+
+
+def shown_slide(page):
+    """The step of the only slide, once it is drawn."""
+    (step,) = page.evaluate(SLIDES)
+    page.wait_for_selector(f'#F2b [data-slide="{step}"]:visible .main-svg .points', state="attached")
+    slider = page.locator("#F2b [data-slider]:visible")
+    assert slider.get_attribute("aria-valuetext") == f"step {step}"
+    assert page.locator("#F2b .slider output:visible").inner_text() == step
+    return int(step)
+
+
+def test_a_slider_leads_through_the_checkpoints_by_mouse_and_by_keyboard(visit, tables):
+    steps = sorted(tables["ablation"]["step"].unique())
+    page = visit()
+    page.locator('[data-chooser="F2b"]').select_option(label="baseline · replaced by zero · every checkpoint")
+    slider = page.locator("#F2b [data-slider]:visible")
+    slider.scroll_into_view_if_needed()
+    assert shown_slide(page) == steps[-1]
+    span = page.evaluate(SPAN)
+    slider.click(position={"x": 2, "y": 8})
+    assert shown_slide(page) == steps[0]
+    for key, place in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", -1), ("Home", 0)):
+        page.keyboard.press(key)
+        assert shown_slide(page) == steps[place]
+    assert page.evaluate(SPAN) == span, "all on the same axes"

@@ -217,23 +217,26 @@ def single_neurons(files: Files):
     inner = grouped(layers, lambda c, s, t, stage, layer: "m" if stage in early and t < window else None)
     curve = mean_curve((t, v) for _, _, t, v in inner)
     peak = max(curve, key=lambda step: curve[step])
-    last = max(row["step"] for row in both)
-    views = []
+    steps = sorted({row["step"] for row in both})
+    views, slides = [], []
     for value, said in VALUES.items():
-        panels = []
-        for when, step in (("Early", peak), ("Late", last)):
-            rows = [row for row in both if row["step"] == step and row["value"] == value]
-            drawn = [row for row in rows if row["csi"] is not None]
-            traces = [
-                (stage, [r["csi"] for r in own], [r["loss_delta"] for r in own])
-                for stage in dict.fromkeys(row["stage"] for row in drawn)
-                if (own := [row for row in drawn if row["stage"] == stage])
-            ]
-            texts = [f"{r['layer']}, neuron {r['neuron']}, seed {r['seed']}" for stage, *_ in traces
-                     for r in drawn if r["stage"] == stage]  # fmt: skip
-            panels.append(Shown(f"{when}: step {step}", _rank_table(rows), traces, texts))
+        own = {step: [row for row in both if row["step"] == step and row["value"] == value] for step in steps}
+        panels = [_cloud(own[step], f"{when}: step {step}") for when, step in (("Early", peak), ("Late", steps[-1]))]
         views.append((f"baseline · {said}", panels))
-    return views
+        panels = [_cloud(own[step], f"Step {step}", 500) for step in steps]
+        slides.append((f"baseline · {said} · every checkpoint", panels))
+    return [*views, *slides]
+
+
+def _cloud(rows: list[Row], title: str, most: int = 2000) -> Shown:
+    """A point a neuron: of many, every n-th."""
+    drawn = [row for row in rows if row["csi"] is not None][:: math.ceil(len(rows) / most)]
+    by_stage = {
+        stage: [row for row in drawn if row["stage"] == stage] for stage in dict.fromkeys(r["stage"] for r in drawn)
+    }
+    traces = [(stage, [r["csi"] for r in own], [r["loss_delta"] for r in own]) for stage, own in by_stage.items()]
+    texts = [f"{r['layer']}, neuron {r['neuron']}, seed {r['seed']}" for own in by_stage.values() for r in own]
+    return Shown(title, _rank_table(rows), traces, texts)
 
 
 def _rank_table(rows: list[Row]) -> list[list[Any]]:

@@ -178,7 +178,9 @@ def _axis(panel: Panel, which: str, scale: StepScale) -> dict[str, Any]:
     dressed: dict[str, Any] = {"title": {"text": _plain(axis.label)}} if axis.label else {}
     if axis.percent:
         dressed["tickformat"] = ".0%"
-    if axis.floor is not None:
+    if axis.floor is not None and axis.ceiling is not None:
+        dressed["range"] = [_short(axis.floor), _short(axis.ceiling)]
+    elif axis.floor is not None:
         dressed["rangemode"] = "tozero" if axis.floor == 0 else "normal"
     return dressed
 

@@ -122,12 +122,14 @@ class Key:
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a figure: panels under one legend. `file`: its name on paper, if it has one."""
+    """One way to look at a figure: panels under one legend. `file`: its name on paper, if it has one; `slides`: the
+    step of each panel, where a slider shows one at a time."""
 
     name: str
     panels: tuple[Panel, ...]
     keys: tuple[Key, ...] = ()
     file: str = ""
+    slides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

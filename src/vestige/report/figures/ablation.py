@@ -1,6 +1,7 @@
 """F2: ablation through training: growing sets of neurons, and each neuron alone against its selectivity."""
 
 import math
+from dataclasses import replace
 
 import polars as pl
 
@@ -22,6 +23,7 @@ VALUES = {
 }
 _RUN = ["condition", "protocol", "seed", "step"]
 _MOST_POINTS = 2000
+_POINTS_A_SLIDE = 500
 
 
 def ablation(source: Source) -> Figure:
@@ -79,12 +81,13 @@ def single_neurons(source: Source) -> Figure:
     """Figure F2b: the change of loss when one neuron is ablated, against its selectivity, early and late."""
     frame = source.table("ablation")
     points = join_selectivity(source)
-    views = [
-        _scatter(source, points.filter(condition=condition, value=value))
+    parts = [
+        part
         for condition in source.conditions(points)
         for value in VALUES
-        if not points.filter(condition=condition, value=value).is_empty()
+        if not (part := points.filter(condition=condition, value=value)).is_empty()
     ]
+    views = [view(source, part) for view in (_scatter, _slides) for part in parts]
     wanted = source.study.measurements.ablation
     said = source.lacking(
         "ablation",
@@ -98,12 +101,10 @@ def single_neurons(source: Source) -> Figure:
     return Figure(
         id="F2b",
         title="Each neuron alone",
-        caption="A point is one neuron of one seed, ablated by itself: how much the loss grows, against "
-        "its CSI at that "
-        "step. The early checkpoint is the one in the early window where selectivity before the last stage "
-        "is highest. CSI is from all images of the selectivity measurement, those of the ablation included."
-        + FAITHFUL
-        * (_protocol(source) == "faithful"),
+        caption="A point is one neuron of one seed, ablated by itself: how much the loss grows, against its CSI at "
+        "that step. The early checkpoint is the one in the early window where selectivity before the last stage is "
+        "highest; under “every checkpoint” a slider leads through training. CSI is from all images of the selectivity "
+        "measurement, those of the ablation included." + FAITHFUL * (_protocol(source) == "faithful"),
         alternative="Two scatter plots, early and late in training: class selectivity of a neuron against "
         "the change of "
         "loss when it alone is ablated, coloured by stage.",
@@ -197,6 +198,24 @@ def _scatter(source: Source, rows: pl.DataFrame) -> View:
     return View(f"{condition} · {VALUES[value]}", panels, keys, "F2-single-neurons" if first else "")
 
 
+def _slides(source: Source, rows: pl.DataFrame) -> View:
+    """Every checkpoint, one at a time, on axes that hold them all."""
+    steps = rows["step"].unique().sort().to_list()
+    drawn = rows.drop_nulls(["csi", "loss_delta"])
+    x = Axis("CSI of the neuron", floor=0.0, ceiling=1.02)
+    y = _axis_of(drawn["loss_delta"].to_list(), "change of loss (nats)")
+    clouds = tuple(_cloud(source, rows.filter(step=step), f"Step {step}", _POINTS_A_SLIDE) for step in steps)
+    keys = tuple(key for stage, key in source.stage_keys.items() if stage in rows["stage"])
+    name = f"{rows['condition'][0]} · {VALUES[rows['value'][0]]} · every checkpoint"
+    return View(name, tuple(replace(cloud, x=x, y=y) for cloud in clouds), keys, slides=tuple(steps))
+
+
+def _axis_of(values: list[float], label: str) -> Axis:
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    margin = 0.05 * (high - low or 1.0)
+    return Axis(label, floor=low - margin, ceiling=high + margin)
+
+
 def _early_step(source: Source, rows: pl.DataFrame) -> int:
     """The step in the early window (anywhere, without one) of highest selectivity before the last stage."""
     steps = rows["step"].unique().sort()
@@ -215,8 +234,8 @@ def _early_step(source: Source, rows: pl.DataFrame) -> int:
     return steps[0] if mean.is_empty() else mean["step"][mean["csi_cv"].arg_max() or 0]
 
 
-def _cloud(source: Source, rows: pl.DataFrame, title: str) -> Panel:
-    shown = rows.drop_nulls(["csi", "loss_delta"]).gather_every(max(1, -(-rows.height // _MOST_POINTS)))
+def _cloud(source: Source, rows: pl.DataFrame, title: str, most: int = _MOST_POINTS) -> Panel:
+    shown = rows.drop_nulls(["csi", "loss_delta"]).gather_every(max(1, -(-rows.height // most)))
     marks = tuple(
         Points(
             stage,

@@ -82,6 +82,17 @@
     chooser.addEventListener("change", () => each(`.view[data-figure="${chooser.dataset.chooser}"]`, view => { view.hidden = view.dataset.view !== chooser.value; }));
     chooser.value = "0";
   });
+  each("[data-slider]", slider => {
+    const slides = [...slider.closest(".view").querySelectorAll("[data-slide]")], output = slider.nextElementSibling;
+    const move = () => {
+      slides.forEach((slide, place) => { slide.hidden = place !== Number(slider.value); });
+      output.value = slides[slider.value].dataset.slide;
+      slider.setAttribute("aria-valuetext", `step ${output.value}`);
+    };
+    slider.addEventListener("input", move);
+    slider.value = slides.length - 1;
+    move();
+  });
   each(".key", key => key.addEventListener("click", () => {
     key.setAttribute("aria-pressed", key.getAttribute("aria-pressed") !== "true");
     each(".plot[data-drawn]", draw, key.closest(".view"));
