@@ -167,7 +167,30 @@ def selectivity(files: Files):
                     found, seeds=len(found) <= 6)
         for column in F1
     ]  # fmt: skip
-    return [*views, ("conditions compared, stages before the last", compared)]
+    spread = [
+        (f"baseline · spread of {said} · every checkpoint", histograms(files, column, said, start))
+        for column, said, start in (("csi", "CSI", 0.0), ("csi_cv", "cross-validated CSI", -0.5))
+    ]
+    return [*views, ("conditions compared, stages before the last", compared), *spread]
+
+
+def histograms(files: Files, column: str, said: str, start: float) -> list[Shown]:
+    """At each step, the share of living neurons in bins of 0.05, what lies outside in the outermost."""
+    alive = [row for row in files.rows("selectivity", condition="baseline") if not row["dead"]]
+    edges = np.linspace(start, 1, round((1 - start) * 20) + 1)
+    stages, panels = list(dict.fromkeys(row["stage"] for row in alive)), []
+    for step in sorted({row["step"] for row in alive}):
+        shares = []
+        for stage in stages:
+            own = [row[column] for row in alive if (row["step"], row["stage"]) == (step, stage)]
+            counts, _ = np.histogram(np.clip([value for value in own if value is not None], start, 1), edges)
+            shares.append((counts / counts.sum()).tolist())
+        table = [[f"{said} from", *stages], *([left, *row] for left, *row in zip(edges[:-1], *shares, strict=True))]
+        middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+        panels.append(
+            Shown(f"Step {step}", table, [(stage, middles, own) for stage, own in zip(stages, shares, strict=True)])
+        )
+    return panels
 
 
 def area(curve: list[Row], classes: int) -> float | None:

@@ -3,6 +3,7 @@
 
 import polars as pl
 
+from vestige.report.figures.histograms import histograms
 from vestige.report.figures.source import FAITHFUL, FIRES, Source, curves, over_seeds, single_seed, step_table
 from vestige.report.panels import Axis, Band, Figure, Key, Panel, View
 
@@ -40,6 +41,7 @@ def selectivity(source: Source) -> Figure:
     ]
     if len(source.conditions(frame)) > 1:
         views += [_compared(source, layers, protocol) for protocol in _protocols(frame)]
+    views += histograms(source)
     wanted = source.study.measurements.selectivity
     return Figure(
         id="F1",
