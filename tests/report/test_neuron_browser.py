@@ -256,6 +256,21 @@ def test_a_neuron_opens_by_mouse_and_neighbours_follow_the_order_shown(visit, wr
     assert page.is_visible("#made")
 
 
+def test_the_way_back_is_taken_by_keyboard(visit, written):
+    page = visit(written)
+    page.focus('[data-neurons="grid"]')
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#neuron-title")
+    page.keyboard.press("Shift+Tab")
+    for _ in range(5):
+        if page.evaluate("document.activeElement.dataset.neurons") == "back":
+            break
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#neurons", state="visible")
+    assert page.locator("#neuron-page").is_hidden()
+
+
 def life(page):
     page.click("#neuron-page details.data summary")
     table = page.locator('table[data-title="life"]')

@@ -15,8 +15,8 @@ import witnesses
 import witnesses_of_harm as harm
 from made_up_report import CLASSES, LAYERS, made_up_claims, made_up_manifests, made_up_study, made_up_tables
 from reading_pages import Element, read_page
+from study_files import Files, Shown
 from test_departures_figure import RECORDS
-from witnesses import Files, Shown
 
 from vestige.config import dump_study
 from vestige.report import page as page_module

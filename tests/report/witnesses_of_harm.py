@@ -1,9 +1,9 @@
-"""What the page should show of linearity, of accuracy and of harm: see `witnesses`."""
+"""What the page should show of linearity, of accuracy and of harm: see `study_files`."""
 
 import statistics
 from collections import defaultdict
 
-from witnesses import Files, Shown, cell, early_stages, grouped, layer_values, mean, mean_curve
+from study_files import Files, Shown, cell, early_stages, grouped, layer_values, mean, mean_curve
 
 F3 = {
     "midpoint": "Midpoint nonlinearity", "gate-churn": "Gate churn", "kalimeris": "Explained by a linear model",
