@@ -19,7 +19,7 @@ class Shown:
     """A panel: the rows of its table (None: it has none), and of each trace its group, x and y (or z), and texts."""
 
     title: str
-    rows: list[list[Any]] | None
+    rows: list[Any] | None
     traces: list[tuple[str, list[Any], list[Any]]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
@@ -92,7 +92,8 @@ def _without_nan(row: Row) -> Row:
     }
 
 
-def mean(values) -> float | None:
+def mean(values) -> Any:
+    """Of what is known; None of nothing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -101,7 +102,7 @@ def any_known(curve) -> bool:
     return any(value is not None for value in curve.values())
 
 
-def mean_curve(pairs) -> dict[int, float | None]:
+def mean_curve(pairs) -> dict[int, Any]:
     """The mean at each step of (step, value)."""
     found = defaultdict(list)
     for step, value in pairs:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from study_files import Files, Row, Shown, early_stages, grouped, layer_values, mean, mean_curve
 
 VALUES = {"zero": "replaced by zero", "mean": "replaced by the mean"}
@@ -138,14 +138,14 @@ def _cloud(rows: list[Row], title: str, most: int = 2000) -> Shown:
 
 
 def _rank_table(rows: list[Row]) -> list[list[Any]]:
-    table = [["layer", "neurons", "mean change of loss", "Spearman r of CSI and change (mean over seeds)"]]
+    table: list[Any] = [["layer", "neurons", "mean change of loss", "Spearman r of CSI and change (mean over seeds)"]]
     for layer in dict.fromkeys(row["layer"] for row in rows):
         seeds = defaultdict(list)
         for row in rows:
             if row["layer"] == layer:
                 seeds[row["seed"]].append((row["csi"], row["loss_delta"]))
         known = [[pair for pair in pairs if None not in pair] for pairs in seeds.values()]
-        rho = [spearmanr(*zip(*pairs, strict=True)).statistic for pairs in known]
+        rho = [float(np.corrcoef(rankdata(np.array(pairs), axis=0).T)[0, 1]) for pairs in known]
         change = mean(mean(delta for _, delta in pairs) for pairs in seeds.values())
         table.append([layer, max(map(len, seeds.values())), change, mean(rho)])
     return table

@@ -2,6 +2,7 @@
 
 import statistics
 from collections import defaultdict
+from typing import Any
 
 from study_files import Files, Shown, cell, early_stages, grouped, layer_values, mean, mean_curve
 
@@ -62,7 +63,8 @@ def accuracy(files: Files):
         (name, seed, step, None if None in (value, base[seed, step]) else POINTS * (base[seed, step] - value))
         for name, seed, step, value in through if name != "baseline"
     ]  # fmt: skip
-    table, traces, texts = [["condition", "seeds", "final accuracy", "SD over seeds"]], [], []
+    table: list[Any] = [["condition", "seeds", "final accuracy", "SD over seeds"]]
+    traces, texts = [], []
     final = _final(tests)
     for place, name in enumerate(names):
         own = {seed: value for (one, seed), value in sorted(final.items()) if one == name}
@@ -74,7 +76,7 @@ def accuracy(files: Files):
     return [("all conditions", [*panels, Shown("Final accuracy", table, traces, texts)])]
 
 
-def _final(tests):
+def _final(tests) -> dict[tuple[str, int], float]:
     runs = defaultdict(list)
     for row in sorted(tests, key=lambda row: row["step"]):
         runs[row["condition"], row["seed"]].append(row["top1"])
@@ -108,7 +110,8 @@ def timing(files: Files):
     grid, harm = files.study["grid"], harms(files)
     panels = []
     for length in sorted(grid["length"]):
-        table, z, texts = [None], [], []
+        table: list[Any] = [None]
+        z, texts = [], []
         for dose in sorted(grid["dose"]):
             names = [cell(grid, onset, length, dose) for onset in sorted(grid["onset"])]
             z.append([mean(harm[name].values()) for name in names])
@@ -128,7 +131,9 @@ def mediators(files: Files):
         alive = [row for row in files.rows("selectivity") if not row["dead"]]
         lines = grouped(layer_values(alive, measure), lambda c, s, t, stage, layer: c if stage in early else None)
         value = {row[:3]: row[3] for row in lines}
-        table, traces, texts = [["condition", "step", "seeds", f"change of {measure}", "harm (points)"]], [], []
+        title = "Change of closed gates" if measure == "closed" else f"Change of {measure}"
+        table: list[Any] = [["condition", "step", "seeds", title.lower(), "harm (points)"]]
+        traces, texts = [], []
         for name in acting:
             own = {}
             for seed, lost in sorted(harm[name].items()):
@@ -139,8 +144,6 @@ def mediators(files: Files):
             traces += [(name, changes, losses), (name, [mean(changes)], [mean(losses)])]
             texts += [*(f"seed {seed}" for seed in own), f"mean of {len(own)} seeds"]
             table.append([name, own[0][0], len(own), mean(changes), mean(losses)])
-        title = "Change of closed gates" if measure == "closed" else f"Change of {measure}"
-        table[0][3] = title.lower()
         panels.append(Shown(title, table, traces, texts))
     return [("harm", panels)]
 
