@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -154,13 +155,13 @@ def test_another_order_is_no_edit(folder):
 
 def test_another_order_of_seeds_and_of_what_is_measured_is_no_edit(folder):
     cumulative = {"values": ["zero", "mean"], "orders": ["csi-desc", "activity-matched"]}
-    first = {"seeds": (0, 1), "pilot_seeds": [90, 91], "measurements": {"cumulative": cumulative}}
-    turned = {name: of[::-1] for name, of in cumulative.items()}
-    register(plan(**first), folder)
+    first: dict[str, Any] = {"pilot_seeds": [90, 91], "measurements": {"cumulative": cumulative}}
+    turned: dict[str, Any] = {name: of[::-1] for name, of in cumulative.items()}
+    register(plan(seeds=(0, 1), **first), folder)
     train(folder)
     register(plan(seeds=(1, 0), pilot_seeds=[91, 90], measurements={"cumulative": turned}), folder)
     assert len(read_registration(folder)) == 1
-    register(plan(**first | {"seeds": (0, 2)}), folder)
+    register(plan(seeds=(0, 2), **first), folder)
     assert "seeds from [0, 1] to [0, 2]" in told(folder)[0]["changed"][0]
 
 
