@@ -107,7 +107,7 @@ def _times(value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return f"{100 * value:z.1f}"
 
 
 _LEADS = {
@@ -119,9 +119,9 @@ _LEADS = {
 }
 _FORMATS: dict[str, tuple[Callable[[float], str], str]] = {
     Unit.LN_RATIO: (_times, " times"),
-    Unit.CSI: ("{:.3f}".format, ""),
-    Unit.AREA: ("{:.3f}".format, ""),
-    Unit.SHARE: ("{:.2f}".format, ""),
+    Unit.CSI: ("{:z.3f}".format, ""),
+    Unit.AREA: ("{:z.3f}".format, ""),
+    Unit.SHARE: ("{:z.2f}".format, ""),
     Unit.ACCURACY: (_points, " points"),
-    Unit.STEPS: ("{:.0f}".format, ""),
+    Unit.STEPS: ("{:z.0f}".format, ""),
 }
