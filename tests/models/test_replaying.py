@@ -100,6 +100,24 @@ class Sized(nn.Module):
         return {"features": x, "logits": self.head(x)}
 
 
+class Viewed(nn.Module):
+    """Flattened by views, which small maps that lie positions first, or large ones channels last, do not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mix, self.shrink = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, 2, 1),
+        )
+        self.large, self.small = nn.Linear(4 * 64, C), nn.Linear(4 * 16, C)
+
+    def forward(self, x):
+        x = torch.relu(self.mix(torch.relu(self.stem(x))))
+        y = torch.relu(self.shrink(x))
+        return self.large(x.view(x.size(0), -1)) + self.small(y.view((y.size(0), -1)))
+
+
 class Indexed(nn.Module):
     """A pool that gives indices too, and gives them back."""
 
@@ -134,6 +152,7 @@ class Swish(Gain):
 
 NETWORKS = {
     "sized": Sized,
+    "viewed": Viewed,
     "indexed": Indexed,
     "own activation": lambda: sequential(
         nn.AvgPool2d(2), Swish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, C)

@@ -237,7 +237,7 @@ class Replayer:
             case "call_function":
                 return node.target(*args, **kwargs)  # type: ignore[operator]
             case "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                return getattr(args[0], _method(str(node.target), args))(*args[1:], **kwargs)
         assert node.op == "get_attr"
         return operator.attrgetter(str(node.target))(self._graph.module)
 
@@ -257,6 +257,12 @@ class Replayer:
 
 
 _NO_STEP = ("given", "source")
+
+
+def _method(name: str, args: Any) -> str:
+    """Of the network's own layout there may be a view where of a replay's there is none."""
+    shaped = len(args) > 1 and not isinstance(args[1], torch.dtype)
+    return {"view": "reshape", "view_as": "reshape_as"}.get(name, name) if shaped else name
 
 
 def _first_tensor(node: fx.Node, channels: Mapping[fx.Node, Any]) -> fx.Node:
