@@ -270,3 +270,23 @@ def test_a_masked_class_hides_no_network_that_mixes_images():
     network = Network.prepare(Masked(MixesImages()), inputs)
     with pytest.raises(ModelError, match="treats each input of a batch alone"):
         ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)
+
+
+def test_images_of_another_size_are_replayed_as_if_there_were_no_others():
+    layers = [nn.Conv2d(channels, 32, 3, padding=1) for channels in (3, 32, 32)]
+    model = nn.Sequential(
+        layers[0], nn.ReLU(), *layers[1:], nn.Conv2d(32, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    network = Network.prepare(model, torch.rand(2, 3, 8, 8))
+    layer = network.layers[0]
+
+    def run(played, size):
+        (tile,) = hooked.tiles(torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0)), torch.arange(3), 3)
+        held = played.hold(tile)
+        units_R = torch.arange(layer.units).repeat(3)
+        images_R = torch.arange(3).repeat_interleave(layer.units)
+        return torch.cat(list(played.logits(held.values, images_R, units_R, Constant(torch.zeros(layer.units), 2))))
+
+    played = NeuronReplay(network, layer)
+    for size in ((8, 8), (12, 12), (20, 20), (5, 8), (8, 8)):
+        assert torch.equal(run(played, size), run(NeuronReplay(network, layer), size))

@@ -105,11 +105,8 @@ class Viewed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.mix, self.shrink = (
-            nn.Conv2d(3, 4, 3, padding=1),
-            nn.Conv2d(4, 4, 3, padding=1),
-            nn.Conv2d(4, 4, 3, 2, 1),
-        )
+        self.stem, self.mix = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.shrink = nn.Conv2d(4, 4, 3, 2, 1)
         self.large, self.small = nn.Linear(4 * 64, C), nn.Linear(4 * 16, C)
 
     def forward(self, x):

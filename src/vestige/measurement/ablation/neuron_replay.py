@@ -5,12 +5,11 @@ Shapes: T images of a tile, U neurons of a layer, R replays (pairs of an image a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vestige.data.loader import Tile
 from vestige.errors import ModelError
@@ -67,6 +66,7 @@ class NeuronReplay:
     def __init__(self, network: Network, layer: Layer):
         self.network, self.layer = network, layer
         self._replayer: Replayer | None = None
+        self._made_for: list[torch.Size] | None = None
 
     def hold(self, tile: Tile) -> Held:
         """Run the whole network on a tile and keep what replays start from.
@@ -102,7 +102,7 @@ class NeuronReplay:
 
             yield self._replayer.logits(values, pairs, replace)[: these.stop - these.start]
 
-    @cached_property
+    @property
     def rows(self) -> int:
         """P at most, a power of two."""
         assert self._replayer is not None, "a tile must have been held"
@@ -110,17 +110,20 @@ class NeuronReplay:
         return affordable(self._replayer.widest * DTYPES[self.network.dtype].itemsize, budget, FEWEST, MOST)
 
     def replayer(self, inputs: Any) -> Replayer:
-        """What replays the network from this layer on; checked against full forwards of some inputs.
+        """What replays inputs of this size from this layer on; checked against full forwards of some of them.
 
         Raises:
           ModelError: replays do not give what full forwards do.
         """
-        if self._replayer is None:
+        sizes = [leaf.shape[1:] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        if self._replayer is None or sizes != self._made_for:
+            self._made_for = None
             inputs = tree_map(lambda value: value[:_CHECKED], self.network.on_device(inputs))
             for shortcuts in (True, False):
                 try:
                     self._replayer = self._made(inputs, shortcuts)
                     if self._replays_are_forwards(inputs):
+                        self._made_for = sizes
                         return self._replayer
                 except (RuntimeError, TypeError, AttributeError, KeyError, IndexError):
                     if not shortcuts:  # else an operation that a shortcut does not know: without them it is slower
@@ -147,7 +150,8 @@ class NeuronReplay:
 
     def _made(self, inputs: Any, shortcuts: bool) -> Replayer:
         graph, layer, dtype = self.network.traced, self.layer, DTYPES[self.network.dtype]
-        return Replayer(graph, layer.node, layer.axis, graph.operations(inputs), dtype=dtype, shortcuts=shortcuts)
+        operations = graph.record(inputs).operations
+        return Replayer(graph, layer.node, layer.axis, operations, dtype=dtype, shortcuts=shortcuts)
 
     def _replays_are_forwards(self, inputs: Any) -> bool:
         """Whether replays of a few neurons replaced by one are full forwards with them replaced."""
