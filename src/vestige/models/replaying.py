@@ -204,7 +204,7 @@ class Replayer:
         return step
 
     def _is_private(self, sources: list[fx.Node], node: fx.Node) -> bool:
-        shapes = {self._operations[s.name].shape for s in sources if s.name in self._operations}
+        shapes = {self._operations[s.name].shape for s in (*sources, node) if s.name in self._operations}
         return len(shapes) == 1 and any(self._private(source, node) for source in sources)
 
     def _private(self, node: fx.Node, user: fx.Node) -> bool:
