@@ -1,6 +1,9 @@
 """A study from its name or folder to its report: `Study.load("digits").run()`."""
 
+import json
 import os
+import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -97,6 +100,20 @@ class Study:
             facts = find_facts(self.config)
         return make_plan(self.config, facts, only) if facts else None
 
+    def changes(self) -> list[str]:
+        """What these settings change of those that the folder was last worked with, a line each; how it is worked on
+        (`compute`) is no setting of the study."""
+        if not self.folder.study_yaml.is_file():
+            return []
+        before, after = (
+            config.model_dump(mode="json", exclude={"compute"})
+            for config in (load_study(self.folder.study_yaml), self.config)
+        )
+        return [
+            f"setting of the study changed: {field} was {_short(was)}, is {_short(now)}"
+            for field, was, now in differences(before, after)
+        ]
+
     def run(
         self,
         *,
@@ -122,6 +139,9 @@ class Study:
         plan = self.plan(only, find=True)
         assert plan is not None
         claims = report = None
+        if show:
+            for line in self.changes():
+                print(line, file=sys.stderr)
         begin = partial(self._begin, plan, parts, followers.world if followers else 1)
         with joining(self.folder.lock("settings"), first=begin, joined=partial(self._join, begin)):
             missing = self._missing(plan, parts, verify=verify)
@@ -279,3 +299,7 @@ def _absolute(intervention: InterventionConfig, here: Path) -> InterventionConfi
     if isinstance(intervention, ClampConfig) and intervention.table is not None:
         return intervention.model_copy(update={"table": str((here / intervention.table).absolute())})
     return intervention
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(json.dumps(value), 80, placeholder=" ...")
