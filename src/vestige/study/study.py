@@ -139,10 +139,7 @@ class Study:
         plan = self.plan(only, find=True)
         assert plan is not None
         claims = report = None
-        if show:
-            for line in self.changes():
-                print(line, file=sys.stderr)
-        begin = partial(self._begin, plan, parts, followers.world if followers else 1)
+        begin = partial(self._begin, plan, parts, followers.world if followers else 1, show)
         with joining(self.folder.lock("settings"), first=begin, joined=partial(self._join, begin)):
             missing = self._missing(plan, parts, verify=verify)
             errors = self._work(plan, missing, verify=verify, show=show, followers=followers)
@@ -155,7 +152,7 @@ class Study:
                     report = self.folder.report / "index.html"
         return Outcome(claims, report, errors)
 
-    def _begin(self, plan: Plan, parts: Collection[str], processes: int) -> None:
+    def _begin(self, plan: Plan, parts: Collection[str], processes: int, show: bool) -> None:
         """Look at everything that can be wrong, and only then write the settings."""
         trained = self._refuse_other_settings(plan)
         if "train" not in parts and not trained:
@@ -168,6 +165,8 @@ class Study:
             if any(unit.step is None for unit in missing):
                 check_shareable(self.config, plan.facts, processes)
             check_runnable(self.config, plan.facts)
+        for line in self.changes() if show else ():
+            print(line, file=sys.stderr)
         sweep(self.folder)
         register(plan, self.folder)
         write_text(self.folder.study_yaml, dump_study(self.config))
