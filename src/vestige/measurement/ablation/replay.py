@@ -18,6 +18,7 @@ from vestige.measurement.ablation.fixed_forwards import affordable, forwards, ho
 from vestige.measurement.network import Dtype
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer
+from vestige.models.map_layouts import Layout, index_images, laid_out
 from vestige.models.observing import logits_of
 
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
@@ -142,14 +143,10 @@ def _depending_on_input(graph: Graph) -> set[str]:
 
 def _laid_out(value: Any) -> Any:
     """Maps as channels-last: convolutions are faster on it."""
-    if isinstance(value, Tensor) and value.ndim == 4:
-        return value.contiguous(memory_format=torch.channels_last)
-    return value
+    return laid_out(value, Layout.CHANNELS_LAST) if isinstance(value, Tensor) and value.ndim == 4 else value
 
 
 def _taken(value: Any, images_P: Tensor) -> Any:
     if isinstance(value, tuple | list):
         return [_taken(item, images_P) for item in value]
-    if value.ndim == 4:  # index_select would lose channels-last
-        return value.permute(0, 2, 3, 1).index_select(0, images_P).permute(0, 3, 1, 2)
-    return value.index_select(0, images_P)
+    return index_images(value, images_P) if value.ndim == 4 else value.index_select(0, images_P)
