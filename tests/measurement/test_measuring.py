@@ -294,6 +294,8 @@ def test_progress_is_told(model, inputs, labels):
         ),
         ({"rectify": "absolute"}, ConfigError, "there is no rectify 'absolute'"),
         ({"protocol": "paper"}, ConfigError, "there is no protocol 'paper'"),
+        ({"device": "gpu"}, ConfigError, "measuring selectivity: device 'gpu' cannot be used: "),
+        ({"device": "cuda:99"}, ConfigError, "Give 'cpu', or a GPU that is here."),
     ],
 )
 def test_arguments_that_make_no_sense(settings, kind, message, model, inputs, labels):

@@ -57,6 +57,8 @@ class Preparation:
         check_known(self.doing, "batch_norm", self.batch_norm, get_args(BatchNorm))
         if self.batch_size is not None:
             check_at_least(self.doing, "batch_size", self.batch_size, 1)
+        if self.device is not None:
+            _check_device(self.doing, self.device)
 
     def under(self, protocol: Protocol) -> "Preparation":
         """The same, but that a protocol may ask for other statistics.
@@ -152,6 +154,21 @@ def versions() -> dict[str, str]:
     """What made the numbers, for the record."""
     packages = ("vestige", "torch", "numpy", "scipy")
     return {name: version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def _check_device(doing: str, device: torch.device | str) -> None:
+    """Make sure that tensors can be put there.
+
+    Raises:
+      ConfigError: they cannot; the message has the first sentence of torch's reason.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # torch: by kind of device
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            doing, found=f"device {str(device)!r} cannot be used: {reason}", remedy="Give 'cpu', or a GPU that is here"
+        ) from error
 
 
 def _copied(model: nn.Module, device: torch.device | str | None, dtype: Dtype, doing: str) -> nn.Module:
