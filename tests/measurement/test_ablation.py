@@ -20,6 +20,7 @@ from vestige.measurement.ablation.single_ablation import ablate_singly
 from vestige.measurement.inputs import batches
 from vestige.measurement.network import Network
 from vestige.measurement.ranking import Ranking, rank
+from vestige.models import replaying
 from vestige.models.layers import Layer
 from vestige.runs.tables import SCHEMAS
 
@@ -250,6 +251,43 @@ def test_a_network_that_mixes_images_is_refused():
     inputs, labels = torch.rand(6, 3, 2, 2), torch.arange(6) % 3
     network = Network.prepare(MixesImages(), inputs)
     with pytest.raises(ModelError, match=r"does not give.*treats each input of a batch alone"):
+        ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)
+
+
+def fails(*_):
+    raise RuntimeError("no such kernel")
+
+
+def forgets_the_neuron(intact, _slice, _weight, pairs):
+    return intact[pairs.images]
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "said"),
+    [
+        (fails, r"takes longer, without shortcuts: it fails with RuntimeError \(no such kernel\)"),
+        (forgets_the_neuron, "takes longer, without shortcuts: a replayed neuron does not give what a full forward"),
+    ],
+)
+def test_a_wrong_shortcut_is_not_taken_and_told_of(network, images, tables, ranking, monkeypatch, shortcut, said):
+    monkeypatch.setattr(replaying, "updated_linear", shortcut)
+    with pytest.warns(UserWarning, match=said):
+        found = ablate_neurons(network, images, ranking=ranking)
+    for mine, theirs in zip(found, tables, strict=True):
+        assert_frame_equal(mine, theirs, abs_tol=1e-6, rel_tol=1e-5)
+
+
+class Refusing(nn.Module):
+    """Takes no more than six images."""
+
+    def forward(self, inputs):
+        return torch.relu(inputs).mean((2, 3)) + torch.narrow(torch.zeros(6, 3), 0, 0, inputs.shape[0])
+
+
+def test_a_network_that_cannot_be_replayed_is_refused_with_its_own_error():
+    inputs, labels = torch.rand(6, 3, 2, 2), torch.arange(6) % 3
+    network = Network.prepare(Refusing(), inputs)
+    with pytest.raises(ModelError, match=r"replaying .*: it fails with RuntimeError \(start \(0\) \+ length"):
         ablate_neurons(network, (inputs, labels), ranking=rank(network, hooked.tiles(inputs, labels, 6)), tile=6)
 
 

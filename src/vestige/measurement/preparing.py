@@ -21,6 +21,7 @@ from vestige.measurement.recalibrating import RECALIBRATION_IMAGES, BatchNorm, r
 from vestige.models.batchnorm import recalibrate
 from vestige.models.copies import measurement_copy
 from vestige.models.layers import Layer
+from vestige.models.operations import first_line
 from vestige.models.weights import weights_hash
 
 FORWARD_IMAGES = 256
@@ -165,7 +166,7 @@ def _check_device(doing: str, device: torch.device | str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # torch: by kind of device
-        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error).split(". ")[0]
         raise ConfigError(
             doing, found=f"device {str(device)!r} cannot be used: {reason}", remedy="Give 'cpu', or a GPU that is here"
         ) from error

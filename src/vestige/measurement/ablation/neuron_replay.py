@@ -3,6 +3,7 @@
 Shapes: T images of a tile, U neurons of a layer, R replays (pairs of an image and a neuron), P of them in one forward.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from vestige.measurement.ablation.replacing import Constant, Replacement
 from vestige.measurement.network import Network, check_finite
 from vestige.models.layers import Layer
 from vestige.models.observing import logits_of
-from vestige.models.operations import only_tensor
+from vestige.models.operations import first_line, only_tensor
 from vestige.models.pairs import Pairs
 from vestige.models.replaying import Replayer
 
@@ -119,18 +120,27 @@ class NeuronReplay:
         if self._replayer is None or sizes != self._made_for:
             self._made_for = None
             inputs = tree_map(lambda value: value[:_CHECKED], self.network.on_device(inputs))
-            for shortcuts in (True, False):
-                try:
-                    self._replayer = self._made(inputs, shortcuts)
-                    if self._replays_are_forwards(inputs):
-                        self._made_for = sizes
-                        return self._replayer
-                except (RuntimeError, TypeError, AttributeError, KeyError, IndexError):
-                    if not shortcuts:  # else an operation that a shortcut does not know: without them it is slower
-                        raise
-            self._replayer = None
-            raise _refusal(self.layer, "a replayed neuron does not give what a full forward with it replaced does")
+            wrong = self._wrong(inputs, shortcuts=True)
+            if wrong:
+                again = self._wrong(inputs, shortcuts=False)
+                if again:
+                    self._replayer = None
+                    raise _refusal(self.layer, again)
+                warnings.warn(f"{_doing(self.layer)} takes longer, without shortcuts: {wrong}.", UserWarning, 2)
+            self._made_for = sizes
+        assert self._replayer is not None
         return self._replayer
+
+    def _wrong(self, inputs: Any, *, shortcuts: bool) -> str:
+        """Make the replayer; what is wrong with it, or nothing."""
+        try:
+            self._replayer = self._made(inputs, shortcuts)
+            right = self._replays_are_forwards(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
+            return f"it fails with {type(error).__name__} ({first_line(error)})"
+        return "" if right else "a replayed neuron does not give what a full forward with it replaced does"
 
     def held(self, tile: Tile, logits_TC: Tensor, captured: Mapping[str, Tensor]) -> Held:
         """Lay out what the network made of a tile.
@@ -189,9 +199,13 @@ def hold_all(replays: Sequence[NeuronReplay], tile: Tile) -> list[Held]:
     return [replay.held(tile, logits_TC, captured) for replay in replays]
 
 
+def _doing(layer: Layer) -> str:
+    return f"replaying the network from {layer.name!r}"
+
+
 def _refusal(layer: Layer, found: str) -> ModelError:
     return ModelError(
-        f"replaying the network from {layer.name!r}",
+        _doing(layer),
         found=found,
         remedy="Give a model that treats each input of a batch alone, with the batch as the first axis throughout",
     )
