@@ -23,7 +23,6 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from ablation import MODELS, Engine, Subject, randomised
 from pairing import setting
-from vestige.measurement.ablation import neuron_replay
 from vestige.measurement.network import Dtype, Network
 from vestige.models import convolving, map_layouts, spreading
 
@@ -31,7 +30,6 @@ NO_SHORTCUTS = {(spreading, "_kind"): lambda *_: "whole"}
 NO_FOLDING = {(spreading, "_norm_behind"): lambda *_: None}
 NO_WINOGRAD = {(convolving.Convolver, "_suits"): lambda *_: False}
 CHANNELS_FIRST = NO_WINOGRAD | {(map_layouts, "FEW_POSITIONS"): 1 << 60}
-LARGE_FORWARDS = NO_WINOGRAD | {(neuron_replay, "FORWARD_BYTES"): {"cpu": 64 << 20}}
 
 
 def only_linear(module: nn.Module | None, channel: spreading.Channel, ndim: int) -> bool:
@@ -40,15 +38,14 @@ def only_linear(module: nn.Module | None, channel: spreading.Channel, ndim: int)
 
 
 NO_RANK_1 = {(spreading, "_updates"): only_linear}
-FIRST = NO_FOLDING | CHANNELS_FIRST | LARGE_FORWARDS
+FIRST = NO_FOLDING | CHANNELS_FIRST
 
 RUNGS: Mapping[str, dict[tuple[Any, str], Any]] = {
     "replay from the layer on": NO_SHORTCUTS | FIRST,
     "+ one channel while it stays one, last layer in closed form": NO_RANK_1 | FIRST,
-    "+ batch norms folded": NO_RANK_1 | CHANNELS_FIRST | LARGE_FORWARDS,
-    "+ large maps channels-last": NO_RANK_1 | LARGE_FORWARDS,
-    "+ rank-1 updates of convolutions": LARGE_FORWARDS,
-    "+ forwards that fit the cache": NO_WINOGRAD,
+    "+ batch norms folded": NO_RANK_1 | CHANNELS_FIRST,
+    "+ large maps channels-last": NO_RANK_1 | NO_WINOGRAD,
+    "+ rank-1 updates of convolutions": NO_WINOGRAD,
     "+ Winograd's convolutions of small maps (the engine)": {},
 }
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch.nn.functional import conv2d
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from vestige.models.winograd import PointwiseConv, WinogradConv, axis, products, toom_cook
+from vestige.models.winograd import PointwiseConv, WinogradConv, axis, largest_step, products, toom_cook
 
 SIZES = [(1, 1), (1, 4), (2, 2), (2, 3), (3, 3), (4, 4), (5, 6), (7, 7), (8, 8), (8, 5), (13, 9), (14, 14), (16, 16)]
 STRIDES = [(1, 1), (2, 2), (1, 2)]
@@ -70,3 +72,25 @@ def test_an_axis_alone():
     made = (found.kernel @ kernel) * (found.inputs @ inputs)
     expected = torch.tensor([2 * 5 - 2 * 1, 1 - 4 + 15, 2 - 6 + 20, 3 - 8 + 25, 4 - 10.0]).double()
     torch.testing.assert_close(torch.einsum("htn, tn -> h", found.outputs, made), expected)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the entries of the largest value that is made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view and "expand" not in str(func):
+            self.entries = max(self.entries, *(leaf.numel() for leaf in tree_leaves(made) if torch.is_tensor(leaf)))
+        return made
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("channels", "outputs"), [(4, 6), (6, 4)])
+@pytest.mark.parametrize("size", [(14, 14), (8, 16), (7, 7)])
+def test_the_largest_value_on_the_way(size, channels, outputs, stride):
+    conv = WinogradConv(torch.randn(outputs, channels, 3, 3), None, stride, size)
+    with Largest() as largest:
+        conv(torch.randn(*size, 5, channels))
+    assert largest.entries == 5 * largest_step((1, channels, *size), outputs, stride)

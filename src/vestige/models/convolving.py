@@ -10,7 +10,7 @@ from torch.nn import functional
 from vestige.models.graph import Graph
 from vestige.models.map_layouts import Layout, fastest_for_torch, laid_out, ordered, seen_from
 from vestige.models.operations import Operation
-from vestige.models.winograd import KERNEL, PointwiseConv, WinogradConv, products
+from vestige.models.winograd import KERNEL, PointwiseConv, WinogradConv, largest_step, products
 
 SMALL_MAP = 256
 """Positions of maps up to which changes of basis cost less than they save (`bench/convolutions.py`)."""
@@ -65,6 +65,18 @@ class Convolver:
             return found if layout is wanted else laid_out(found, wanted)
 
         return convolve
+
+    def largest_step(self) -> int:
+        """Entries of the largest value that a convolution makes on the way, for each image; 0 where none does."""
+        fast = [(node, self._module(node)) for node in self._by_products if self._positions_first]
+        return max(
+            (
+                largest_step(self._taken(node), conv.out_channels, conv.stride)
+                for node, conv in fast
+                if conv.kernel_size != (1, 1)
+            ),
+            default=0,
+        )
 
     def _fast(self, node: fx.Node, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
         _, _, height, width = self._taken(node)

@@ -61,7 +61,7 @@ class Replayer:
 
     Attributes:
       captured: names of the nodes whose intact values it starts from.
-      widest: entries of the largest value that a replay makes.
+      widest: entries of the largest value that a replay makes, those on the way to a convolution included.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Replayer:
         self._done_after = self._last_uses()
         self.captured = tuple(dict.fromkeys(self._taken.values()))
         made = [n for n, kind in kinds.items() if kind in ("whole", "update")]
-        self.widest = max((torch.Size(operations[n.name].shape[1:]).numel() for n in made), default=1)
+        sizes = (torch.Size(operations[n.name].shape[1:]).numel() for n in made)
+        self.widest = max([self._convolver.largest_step(), *sizes, 1])
 
     def laid_out(self, captured: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Intact values as replays want them: in the dtype, maps laid out for speed."""

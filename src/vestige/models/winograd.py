@@ -19,6 +19,7 @@ References:
     ACM TOMS 46(4): the points.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -135,6 +136,18 @@ def products(length: int, stride: int) -> int:
     """How many products an axis takes."""
     made = axis(length, stride)
     return made.tiles * made.products
+
+
+def largest_step(shape: Sequence[int], outputs: int, stride: Sequence[int]) -> int:
+    """Entries of the largest value that a convolution makes on the way, for each image.
+
+    Args:
+      shape: (P, C, H, W) of the maps that it takes.
+      outputs: O.
+      stride: of rows and columns.
+    """
+    _, channels, height, width = shape
+    return products(height, stride[0]) * products(width, stride[1]) * max(channels, outputs)
 
 
 def toom_cook(outputs: int, taps: int) -> Axis:

@@ -29,7 +29,7 @@ from vestige.models.layers import Layer
 from vestige.models.weights import weights_hash
 from vestige.runs.store import value_hash
 
-NUMBERS_VERSION = 3
+NUMBERS_VERSION = 4
 """Raised when the same model, images and settings would give other pieces."""
 TILE_BYTES = 64 << 20
 MOST_IN_TILE = 256

@@ -25,8 +25,8 @@ from vestige.models.operations import first_line, only_tensor
 from vestige.models.pairs import Pairs
 from vestige.models.replaying import Replayer
 
-# On a CPU the largest activation of P replays should stay in the cache.
-FORWARD_BYTES = {"cpu": 8 << 20}
+# Of the largest value of P replays. On a CPU: what glibc gives from its heap; more it maps and clears each time anew.
+FORWARD_BYTES = {"cpu": 32 << 20}
 FORWARD_BYTES_ELSEWHERE = 1 << 30
 FEWEST, MOST = 16, 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
