@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from vestige import cli
 
@@ -33,6 +34,12 @@ measurements:
 claims: {early_window: 5}
 compute: {workers: 2}
 """
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws must not depend on which tests its process ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

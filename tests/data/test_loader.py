@@ -1,7 +1,6 @@
 """Training batches, tiles and recalibration batches are functions of their arguments and of nothing else."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from image_files import write_folder
 from scipy import stats
 
+from processes import wait_for
 from vestige.config import AugmentConfig, DataConfig
 from vestige.data import datasets
 from vestige.data.datasets import ImageSet, open_images
@@ -130,8 +130,7 @@ def test_an_abandoned_epoch_leaves_no_thread(enlarged):
     batches = TrainingLoader(images, PLAIN, 10, seed=0).batches(0, 9)
     next(batches)
     batches.close()
-    time.sleep(0.05)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("batches")], 20)
 
 
 def test_an_error_in_the_background_comes_up(tmp_path, digits, monkeypatch):

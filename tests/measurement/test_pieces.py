@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from processes import wait_for
 from vestige.errors import StoreError
 from vestige.measurement.ablation.pieces import FolderPieces, MemoryPieces
 
@@ -106,10 +107,10 @@ def test_processes_share_the_work_and_one_that_is_killed_loses_only_its_piece(tm
     context = multiprocessing.get_context("fork")
     logs = [tmp_path / f"log-{i}" for i in range(3)]
     workers = [context.Process(target=share, args=(tmp_path / "p", log)) for log in logs]
-    for worker in workers:
+    workers[0].start()
+    assert wait_for(lambda: logs[0].exists() and logs[0].read_text() != "", 60)
+    for worker in workers[1:]:
         worker.start()
-    while not (logs[0].exists() and logs[0].read_text()):
-        time.sleep(0.005)
     assert workers[0].pid
     os.kill(workers[0].pid, signal.SIGKILL)
     for worker in workers:
