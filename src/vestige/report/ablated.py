@@ -189,7 +189,7 @@ def _some(part: pl.DataFrame) -> pl.DataFrame:
     ordered = part.sort("loss_delta", "layer", "neuron")
     if ordered.height > MOST_DRAWN:
         step = (ordered.height - 1) / (MOST_DRAWN - 1)
-        ordered = ordered.gather([round(i * step) for i in range(MOST_DRAWN)])
+        ordered = ordered[[round(i * step) for i in range(MOST_DRAWN)]]
     return ordered
 
 

@@ -128,7 +128,7 @@ def _clouds(table: pl.DataFrame, names: Sequence[str], column: str) -> list[Poin
         part = _alive(table.filter(layer=name)).filter(pl.col(column).is_finite()).sort(column, "neuron")
         if part.is_empty():
             continue
-        part = part.gather(_evenly(part.height, most))
+        part = part[_evenly(part.height, most)]
         x, y, texts = clouds.setdefault(part["stage"][0], ([], [], []))
         # Low-discrepancy places: neighbours in rank lie apart.
         x += [place + SPREAD * (2 * ((0.5 + 0.6180339887 * i) % 1) - 1) for i in range(part.height)]
@@ -154,7 +154,7 @@ def _agreement_panel(table: pl.DataFrame, column: str) -> Panel:
         (str(layer), spearman(part, "csi", column), part.height)
         for (layer,), part in alive.group_by("layer", maintain_order=True)
     )
-    shown = alive.sort("csi", "layer", "neuron").gather(_evenly(alive.height, SHOWN_AT_ALL))
+    shown = alive.sort("csi", "layer", "neuron")[_evenly(alive.height, SHOWN_AT_ALL)]
     marks = tuple(
         Points(
             str(stage),
