@@ -46,6 +46,15 @@ def test_midpoint_keeps_its_value_under_scale_offset_and_rotation():
     torch.testing.assert_close(changed, midpoint_nonlinearity(*maps))
 
 
+@pytest.mark.parametrize("values_at_once", [1, 100, 2**20])
+def test_midpoint_in_chunks_is_that_of_the_whole(values_at_once, monkeypatch):
+    monkeypatch.setattr(linearity, "_VALUES_AT_ONCE", values_at_once)
+    first_ND, second_ND, middle_ND = (draw(50, 6, 5, seed=s) for s in range(3))
+    deviation_ND, half_ND = (first_ND + second_ND) / 2 - middle_ND, (first_ND - second_ND) / 2
+    expected = np.linalg.norm(deviation_ND) / np.linalg.norm(half_ND)
+    assert midpoint_nonlinearity(first_ND, second_ND, middle_ND).item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_midpoint_is_undefined_where_nothing_differs():
     assert midpoint_nonlinearity(*[torch.zeros(3, 2)] * 3).isnan()
 
@@ -80,6 +89,7 @@ def test_gram_in_chunks_is_that_of_the_whole(values_at_once, monkeypatch):
     np.testing.assert_allclose(gram(x_ND[:, :20]) + gram(x_ND[:, 20:]), gram(x_ND), atol=1e-9)
     assert gram(x_ND.float()).dtype == torch.float64
     assert not gram(x_ND[:, :0]).any()
+    assert torch.equal(x_ND, 1e3 + draw(12, 50))  # as it was
 
 
 def test_cka_is_the_formula_of_hsic1():

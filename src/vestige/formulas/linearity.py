@@ -9,9 +9,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-_VALUES_AT_ONCE = 2**17  # a whole tile of feature maps can be gigabytes
-_GRAM_VALUES_AT_ONCE = 2**22  # fewer would be slower: each chunk goes through the whole Gram matrix
-_GRAM_BANDS = 4  # of rows: of each, what lies left of the diagonal is known by symmetry
+_VALUES_AT_ONCE = 2**20  # a whole tile of feature maps can be gigabytes; threads must be woken for each chunk
+_GRAM_VALUES_AT_ONCE = 2**20  # each chunk goes through the whole Gram matrix; more would leave the caches
+_GRAM_BANDS = 10  # of rows: of each, what lies left of the diagonal is known by symmetry
 
 
 def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ def gram(features_ND: Tensor) -> Tensor:
     gram_NN = torch.zeros(n, n, dtype=torch.float64, device=features_ND.device)
     columns, rows = max(1, _GRAM_VALUES_AT_ONCE // n), -(-n // _GRAM_BANDS)
     for start in range(0, width, columns):
-        some = features_ND[:, start : start + columns].double()
+        some = features_ND[:, start : start + columns].to(torch.float64, copy=True)
         mean = some.mean(0)
         level += n * mean.square().sum()
-        some = some - mean  # changes no CKA but for the rounding
+        some -= mean  # changes no CKA but for the rounding
         for top in range(0, n, rows):
             gram_NN[top : top + rows, top:].addmm_(some[top : top + rows], some[top:].T)
     rounding = (8 * torch.finfo(torch.float64).eps) ** 2 * level

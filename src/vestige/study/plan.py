@@ -24,7 +24,7 @@ from vestige.training.schedule import acting_steps, checkpoint_steps, steps_in_e
 
 TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
-FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 2, "portraits": 1}
+FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 3, "portraits": 1}
 """Raised when the same weights and settings would give another table."""
 FEW_PERMUTATIONS = 100
 """With fewer, p-values were made in two or three strata before they were made in four."""
