@@ -9,7 +9,10 @@ judges the claims anew and writes the report, as `vestige claims` and `vestige r
 """
 
 import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +112,23 @@ def rebuild(source: Path, out: Path) -> None:
     claims = attached.claims()
     write_json(folder.claims, claims)
     print(write_report(folder, attached.study, attached.tables, claims, attached.manifests))
+
+
+def draw(attached: Attached, claims: dict[str, Any], folder: Path, figures: Mapping[str, str]) -> str:
+    """Draw the report's figures and keep some beside the tables.
+
+    Args:
+      figures: what each is called on the page, by its name.
+
+    Returns:
+      The page's lines for those that there are.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        write_report(StudyFolder(Path(made)), attached.study, attached.tables, claims, attached.manifests)
+        there = [name for name in figures if (Path(made) / "report" / "figures" / f"{name}.png").exists()]
+        for name in there:
+            shutil.copy(Path(made) / "report" / "figures" / f"{name}.png", folder)
+    return "\n\n".join(f"![{figures[name]}]({folder.name}/{name}.png)" for name in there)
 
 
 def rounded(table: pl.DataFrame) -> pl.DataFrame:

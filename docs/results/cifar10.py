@@ -5,23 +5,20 @@
 The first argument is what `docs/results/attached.py pack` wrote; figures are drawn into it.
 """
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from attached import Attached
+from attached import Attached, draw
 from publish import interval, number, table, verdicts
 
 from vestige.report.figures import Source
 from vestige.report.figures.departures import departures
 from vestige.report.figures.harm import harms
 from vestige.report.figures.mediators import MEASURES, changes
-from vestige.report.page import write_report
-from vestige.runs.store import StudyFolder, write_text
+from vestige.runs.store import write_text
 from vestige.stats.intervals import paired_t
 
 FIGURES = {
@@ -39,7 +36,6 @@ def main(folder: str, page: str, command: str) -> None:
     attached = Attached.read(Path(folder))
     claims = attached.claims()
     source = Source(attached.study, attached.tables, claims, attached.manifests, attached.facts["classes"])
-    shown = draw(attached, claims, Path(folder))
     parts = [
         f"# {attached.study.description}",
         "This page is written from the study's tables by\n```\n"
@@ -57,19 +53,9 @@ def main(folder: str, page: str, command: str) -> None:
         arms(source),
         "## Faithful against corrected\n" + faithful(source),
         "## Beside the papers\n" + papers(source, claims),
-        "## Figures\n" + "\n\n".join(f"![{FIGURES[name]}]({Path(folder).name}/{name}.png)" for name in shown),
+        "## Figures\n" + draw(attached, claims, Path(folder), FIGURES),
     ]
     write_text(Path(page), "\n\n".join(parts) + "\n")
-
-
-def draw(attached: Attached, claims: dict[str, Any], folder: Path) -> list[str]:
-    """Draw the report's figures and keep those of `FIGURES`; return which there are."""
-    with tempfile.TemporaryDirectory() as made:
-        write_report(StudyFolder(Path(made)), attached.study, attached.tables, claims, attached.manifests)
-        there = [name for name in FIGURES if (Path(made) / "report" / "figures" / f"{name}.png").exists()]
-        for name in there:
-            shutil.copy(Path(made) / "report" / "figures" / f"{name}.png", folder)
-    return there
 
 
 def faithful(source: Source) -> str:

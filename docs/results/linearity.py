@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from attached import Attached
+from attached import Attached, draw
 from publish import interval, number, table
 
+from vestige.report.figures import Source
+from vestige.report.figures.linearity import linearity
 from vestige.runs.store import write_text
 from vestige.stats.intervals import paired_t
 
 SHOWN = 8
 """Checkpoints in a table."""
+FIGURES = {"F3-linearity": "F3: layer by layer, dotted the anchor", "F3-correlation": "F3: cross-layer correlation"}
 
 
 class Measure(NamedTuple):
@@ -57,6 +60,7 @@ MEASURES = (
 def main(folder: str, page: str) -> None:
     """Write the page."""
     attached = Attached.read(Path(folder))
+    claims = attached.claims()
     rows = attached.tables["linearity"].filter(condition="baseline", protocol="corrected")
     steps = chosen(rows["step"].unique().sort().to_list())
     parts = [
@@ -65,9 +69,11 @@ def main(folder: str, page: str) -> None:
         f"[its tables](cifar10.md) by\n```\npython docs/results/linearity.py {folder} {page}\n```\n"
         "Each cell: mean over seeds, 95% interval (paired t) and, in brackets, the same measure of the same network "
         "without its ReLUs. What each measure is: [how linear is your model](../how-to/how-linear-is-your-model.md).",
-        "## The claim\n" + verdict(attached.claims()),
+        "## The claim\n" + verdict(claims),
+        "## Early against the end\n" + compared(attached),
         f"## Every measure through training\nAt {SHOWN} of {rows['step'].n_unique()} checkpoints.",
         *(f"### {one.title}\n{one.reading}.\n\n{cells(rows, one, steps)}" for one in MEASURES),
+        "## Figures\n" + draw(attached, claims, Path(folder), FIGURES),
     ]
     write_text(Path(page), "\n\n".join(parts) + "\n")
 
@@ -87,6 +93,19 @@ def verdict(claims: dict) -> str:
     ]
     header = ("statistic", "estimate", "95% interval", "verdict")
     return f"**C3 {claim['title']}: {claim['verdict']}.** {claim['sentence']}\n\n{table(header, rows)}"
+
+
+def compared(attached: Attached) -> str:
+    """The report's table of measures, with what it says of itself."""
+    source = Source(attached.study, attached.tables, None, attached.manifests, attached.facts["classes"])
+    figure = linearity(source)
+    assert figure.table is not None
+    said = figure.caption[figure.caption.index("The table") :]
+    return f"{said}\n\n{table(figure.table.header, [tuple(map(_shown, row)) for row in figure.table.rows])}"
+
+
+def _shown(cell: str | float | None) -> str:
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def cells(rows: pl.DataFrame, one: Measure, steps: list[int]) -> str:

@@ -2,8 +2,9 @@
 
 import statistics
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
+from scipy.stats import ttest_rel
 from study_files import Files, Shown, cell, early_stages, grouped, layer_values, mean, mean_curve
 
 F3 = {
@@ -51,6 +52,55 @@ def _with_anchors(files, title, rows, places, others=None, column="anchor", note
             anchors.append((name, note, curve))
     values = [(row["name"], row["seed"], row["step"], row["value"]) for row in rows]
     return files.lines(title, values, places, anchors=anchors)
+
+
+READINGS = [
+    ("midpoint nonlinearity, logits", "midpoint", "", ("logits",), "lower"),
+    ("midpoint nonlinearity, layers", "midpoint", "", (), "lower"),
+    ("gate churn, layers", "gate-churn", "", (), "lower"),
+    ("share that a linear model explains", "kalimeris", "", ("logits",), "higher"),
+    ("ridge R², input", "ridge-flattened", "", ("input",), "higher"),
+    ("ridge R², layers, whole maps", "ridge-flattened", "", (), "higher"),
+    ("ridge R², layers, pooled", "ridge-pooled", "", (), "higher"),
+    ("CKA of layers with the input", "cka", "input", (), "nearer the anchor"),
+    ("CKA of layers with the logits", "cka", "logits", (), "nearer the anchor"),
+    ("correlation, most active, as the paper reads it", "correlation-top1", "", ("all",), "higher"),
+    ("correlation, most active", "correlation-top1", "", ("all",), "nearer the anchor"),
+    ("correlation, of highest CSI", "correlation-csi1", "", ("all",), "nearer the anchor"),
+    ("correlation, fixed", "correlation-fixed1", "", ("all",), "nearer the anchor"),
+]
+
+
+class EarlyAgainstEnd(NamedTuple):
+    title: str
+    linear: str
+    early: float
+    end: float
+    low: float
+    high: float
+    seeds: int
+    p_value: float
+
+
+def early_against_end(files: Files, title, measure, other, layers, linear):
+    """One measure over the judgeable checkpoints of the early window, and at the end; means over layers and seeds."""
+    window, last = files.study["claims"]["early_window"]["stop"], max(row["step"] for row in files.rows("linearity"))
+    intact = files.rows("cumulative", condition="baseline", fraction=0.0)
+    judged = {(row["seed"], row["step"]) for row in intact if row["top1"] >= 0.2 - 1e-6}
+    found = defaultdict(list)
+    for row in files.rows("linearity", condition="baseline", measure=measure, other=other):
+        if row["layer"] in layers or (not layers and row["layer"] not in ("logits", "input", "all")):
+            found[row["seed"], row["step"]].append((row["value"], row["anchor"] if "anchor" in linear else 0.0))
+    known = {
+        at: mean(abs(value - anchor) for value, anchor in pairs)
+        for at, pairs in found.items() if not any(None in pair for pair in pairs)
+    }  # fmt: skip
+    seeds = sorted({seed for seed, _ in known})
+    early = [mean(v for (s, t), v in known.items() if s == seed and t < window and (s, t) in judged) for seed in seeds]
+    end = [known[seed, last] for seed in seeds]
+    test = ttest_rel(early, end)
+    ends = test.confidence_interval(0.95)
+    return EarlyAgainstEnd(title, linear, mean(early), mean(end), ends.low, ends.high, len(seeds), test.pvalue)
 
 
 def accuracy(files: Files):

@@ -158,7 +158,7 @@ def selectivity_curves(selectivity: pl.DataFrame, column: str = "csi_cv") -> Cur
         .group_by("seed", "step", "layer", maintain_order=True)
         .agg(values.mean().alias("m"))
     )
-    return _as_curves(per_layer.group_by("seed", "step", maintain_order=True).agg(pl.col("m").mean()))
+    return as_curves(per_layer.group_by("seed", "step", maintain_order=True).agg(pl.col("m").mean()))
 
 
 def advantage_curves(cumulative: pl.DataFrame, value: str, stages: Sequence[str], classes: int) -> Curves:
@@ -185,20 +185,20 @@ def advantage_curves(cumulative: pl.DataFrame, value: str, stages: Sequence[str]
 
 def linearity_curves(linearity: pl.DataFrame, measure: str, layer: str = "logits") -> Curves:
     """One linearity measure of one condition through training."""
-    return _as_curves(
+    return as_curves(
         linearity.filter(pl.col("measure") == measure, pl.col("layer") == layer).select("seed", "step", "value")
     )
 
 
 def accuracy_curves(history: pl.DataFrame) -> Curves:
     """Test accuracy of one condition at its checkpoints, shares in [0, 1]."""
-    return _as_curves(history.filter(pl.col("split") == "test").select("seed", "step", "top1"))
+    return as_curves(history.filter(pl.col("split") == "test").select("seed", "step", "top1"))
 
 
 def intact_curves(cumulative: pl.DataFrame) -> Curves:
     """Accuracy before anything is ablated, of one condition: it decides which curves are judgeable."""
     intact = cumulative.filter(pl.col("fraction") == 0, pl.col("top1").is_finite())
-    return _as_curves(intact.group_by("seed", "step", maintain_order=True).agg(pl.col("top1").max()))
+    return as_curves(intact.group_by("seed", "step", maintain_order=True).agg(pl.col("top1").max()))
 
 
 def mean_over(curve: Curve, steps: Iterable[int]) -> float:
@@ -217,7 +217,8 @@ def _advantage(areas: Mapping[tuple[str, str], list[float]]) -> float:
     return float(np.mean(differences))
 
 
-def _as_curves(frame: pl.DataFrame) -> Curves:
+def as_curves(frame: pl.DataFrame) -> Curves:
+    """A curve for each seed, of rows `seed, step, number`; null and NaN are left out."""
     curves: Curves = defaultdict(dict)
     for seed, step, value in frame.iter_rows():
         if value is not None and math.isfinite(value):

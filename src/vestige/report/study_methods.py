@@ -163,6 +163,11 @@ def _linearity(source: Source) -> Iterator[str]:
     if any(measure.startswith("correlation") for measure in found):
         yield "Cross-layer correlation of the most active channels is as in Ranadive et al. (2023)."
     yield "Each measure was made, too, of the same network without its ReLUs."
+    if source.study.claims is not None:
+        yield (
+            "The early window and the end of training were compared by each measure in paired t tests over seeds, "
+            "corrected for the number of measures (Benjamini and Hochberg 1995)."
+        )
 
 
 def _statistics(source: Source) -> Iterator[str]:

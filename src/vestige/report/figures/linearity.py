@@ -1,12 +1,16 @@
 """F3: how close to linear the network is through training, beside the same without its ReLUs (the anchor)."""
 
 import math
+from statistics import fmean
 
 import polars as pl
 
+from vestige.claims.contrasts import Contrast, contrasts
+from vestige.claims.curves import Material
+from vestige.claims.evidence import Sample
 from vestige.report.figures.source import Source, curves, over_seeds, single_seed, step_table
-from vestige.report.panels import Axis, Curve, Figure, Key, Panel, View
-from vestige.report.style import count, slot
+from vestige.report.panels import Axis, Curve, Figure, Key, Panel, Table, View
+from vestige.report.style import count, number, slot
 
 LOGITS, INPUT = "logits", "input"
 _CHURN_REFERENCE = "gate-churn-independent"
@@ -23,6 +27,13 @@ _TITLES = {
 _LEVELS = {"midpoint": ((0.0, "affine"), (math.sqrt(3), "unrelated")), "kalimeris": ((1.0, "all of it"),)}
 _LINEAR_TOP1, _GROUPS = "kalimeris-linear-top1", "kalimeris-groups"
 _NOT_DRAWN = (_CHURN_REFERENCE, _LINEAR_TOP1, _GROUPS)
+_EARLY_LATE = ("measure", "more linear if", "early", "end", "early − end", "seeds", "p", "closer to linear")
+_COMPARED = (
+    " The table compares each measure early, over the judgeable checkpoints of the early window, with the end of "
+    "training; layers are averaged, and of measures that are read against the anchor the distance from it is compared. "
+    "Paired t tests over seeds, p values corrected for the number of rows (Benjamini and Hochberg 1995). No claim "
+    "depends on it."
+)
 _CORRELATIONS = {
     "top": Key("most active", 2),
     "csi": Key("highest CSI", 1, "dash"),
@@ -42,6 +53,7 @@ def linearity(source: Source) -> Figure:
     said = source.lacking("linearity", conditions, "measurement of linearity")
     if not frame.is_empty():
         said += _left_out(frame) + _linear_model(frame) + single_seed(frame)
+    table = _early_against_end(source)
     return Figure(
         id="F3",
         title="How close to linear",
@@ -49,14 +61,36 @@ def linearity(source: Source) -> Figure:
         "taken out, which is "
         "what a linear network of this shape would read. Midpoint nonlinearity and churn must be 0 there; "
         "the others are "
-        "read against their anchor, not against 1.",
+        "read against their anchor, not against 1." + (_COMPARED if table else ""),
         alternative="Curves against optimiser steps of measures of linearity for each layer and the "
         "logits, each beside "
         "its anchor, the network without ReLUs.",
         views=tuple(views),
         missing=tuple(said),
         sources=(source.files("linearity-<protocol>-<split>/step-*.parquet"),),
+        table=table,
     )
+
+
+def _early_against_end(source: Source) -> Table | None:
+    """A row for each measure of the baseline: where it says that the network is closer to linear."""
+    if source.study.claims is None:
+        return None
+    found = contrasts(Material.of(source.study, source.tables, source.classes))
+    return Table(_EARLY_LATE, tuple(map(_compared, found))) if found else None
+
+
+def _compared(one: Contrast) -> tuple[str | float | None, ...]:
+    interval, seeds = one.interval, len(one.difference.values)
+    ends = f" [{number(interval.low)}, {number(interval.high)}]" if seeds > 1 else ""
+    return (
+        one.reading.title, one.reading.linear, _mean(one.early), _mean(one.final),
+        f"{number(interval.estimate)}{ends}", seeds, number(one.p_value, 2), one.closer,
+    )  # fmt: skip
+
+
+def _mean(sample: Sample) -> float | None:
+    return fmean(sample.values.values()) if sample.values else None
 
 
 def _views(source: Source, frame: pl.DataFrame, condition: str) -> list[View]:
