@@ -105,7 +105,7 @@ def test_everything_is_explained_where_the_network_is_a_function_of_the_linear_m
     labels, noise = draw(1000, 4, 0), draw(1000, 4, 1)
     linear = torch.where(noise == 0, draw(1000, 4, 2), labels)
     for function in ([0, 1, 2, 3], [3, 3, 1, 0]):
-        found = explained_by_linear(torch.tensor(function)[linear], labels, linear, 4)
+        found = explained_by_linear(torch.tensor(function)[linear], labels, linear)
         assert found.information > 0.3
         assert found.unexplained == 0
         assert found.share == 1
@@ -113,20 +113,20 @@ def test_everything_is_explained_where_the_network_is_a_function_of_the_linear_m
 
 def test_nothing_is_explained_by_a_linear_model_that_says_always_the_same():
     labels = draw(1000, 4, 0)
-    found = explained_by_linear(labels, labels, torch.zeros_like(labels), 4)
+    found = explained_by_linear(labels, labels, torch.zeros_like(labels))
     assert found.unexplained == pytest.approx(found.information, abs=1e-12)
     assert found.share == pytest.approx(0, abs=1e-12)
 
 
 def test_half_is_explained_of_two_bits_of_which_the_linear_model_knows_one():
     labels = torch.arange(4000) % 4
-    found = explained_by_linear(labels, labels, labels // 2 * 2, 4)
+    found = explained_by_linear(labels, labels, labels // 2 * 2)
     assert found.information == pytest.approx(2, abs=0.01)
     assert found.share == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_share_of_little_information_is_nan():
-    found = explained_by_linear(draw(400, 4, 0), draw(400, 4, 1), draw(400, 4, 2), 4)
+    found = explained_by_linear(draw(400, 4, 0), draw(400, 4, 1), draw(400, 4, 2))
     assert abs(found.information) < 0.1
     assert np.isnan(found.share)
 
@@ -140,17 +140,49 @@ def test_groups_have_five_images_a_cell(images, classes, groups):
 
 
 def test_groups_are_runs_of_neighbouring_classes():
-    assert grouped(torch.arange(10), 10, 6).tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
-    assert grouped(torch.arange(10), 10, 10).tolist() == list(range(10))
-    sizes = torch.bincount(grouped(torch.arange(1000), 1000, 21))
+    ten, thousand = torch.arange(10), torch.arange(1000)
+    assert grouped(ten, ten, 6).tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert grouped(ten, ten, 10).tolist() == list(range(10))
+    sizes = torch.bincount(grouped(thousand, thousand, 21))
     assert len(sizes) == 21
     assert sizes.max() - sizes.min() == 1
+
+
+def test_classes_without_images_are_one_more_group():
+    assert grouped(torch.tensor([0, 3, 7, 7, 900, 901, 5]), torch.tensor([3, 7, 900]), 2).tolist() == [
+        2,
+        0,
+        0,
+        0,
+        1,
+        2,
+        2,
+    ]
+
+
+def test_classes_that_the_network_could_predict_and_none_is_of_change_nothing():
+    """The same predictions by a head of 10 and of 1,000 classes, in whatever places the 10 are."""
+    labels, linear, noise = draw(1000, 10, 0), draw(1000, 10, 1), draw(1000, 4, 2)
+    predicted, linear = torch.where(noise > 0, labels, linear), torch.where(noise < 2, labels, linear)
+    expected = explained_by_linear(predicted, labels, linear)
+    assert expected.groups == 5
+    places = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:10].sort().values
+    assert explained_by_linear(places[predicted], places[labels], places[linear]) == expected
+
+
+def test_predictions_of_classes_without_images_are_told_apart_from_others():
+    """F is right half the time and else says a class that none is of: 1 bit less, not merged with a neighbour's."""
+    labels = torch.arange(4000) % 4
+    predicted = torch.where(torch.arange(4000) // 4 % 2 == 0, labels, 17)
+    found = explained_by_linear(predicted, labels, predicted)
+    assert found.information == pytest.approx(1, abs=0.01)
+    assert found.share == 1
 
 
 def test_few_images_tell_groups_apart_and_not_classes():
     """Of 40 images with classes 0 to 3 two groups: classes of one group are one, for network, labels and L alike."""
     labels = torch.arange(40) % 4
-    found = explained_by_linear(labels ^ 1, labels, labels ^ 1, 4)
+    found = explained_by_linear(labels ^ 1, labels, labels ^ 1)
     assert found.groups == 2
     assert found.information == pytest.approx(information(labels // 2, labels // 2), abs=1e-12)
     assert found.information > 0.9
@@ -159,5 +191,5 @@ def test_few_images_tell_groups_apart_and_not_classes():
 
 def test_too_few_images_for_two_groups_give_nan():
     labels = torch.arange(39) % 3
-    found = explained_by_linear(labels, labels, labels, 3)
+    found = explained_by_linear(labels, labels, labels)
     assert np.isnan([found.information, found.unexplained, found.share]).all()

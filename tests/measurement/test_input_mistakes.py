@@ -18,8 +18,8 @@ class TestOrders:
         feed = batches(loader(shuffle=True), batch_size=9)
         assert feed.labels is None
         assert feed.notes == (
-            "the DataLoader's order is drawn by its RandomSampler: the halves of csi_cv follow that order, and change "
-            "from run to run unless it is seeded",
+            "the DataLoader's order is drawn by its RandomSampler: which images fall into which half, or are chosen, "
+            "follows that order, and changes from run to run unless it is seeded",
         )
         tiles = list(feed)
         order = torch.cat([tile.inputs[:, 0] for tile in tiles]).long()

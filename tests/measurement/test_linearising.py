@@ -154,7 +154,10 @@ def test_a_network_without_relus_has_no_anchor(numbers):
     result = measured(mlp(nn.GELU), (numbers, LABELS_N))
     assert result.table["anchor"].is_nan().all()
     assert (result.table["value"].is_finite()).all()
-    assert "There is no anchor: the network has no ReLU, so without its ReLUs it is the same." in result.notes
+    assert (
+        "There is no anchor: the network has no ReLU (nn.ReLU, relu), so without its ReLUs it is the same."
+        in result.notes
+    )
     assert result.settings["anchor"] is False
 
 
@@ -266,14 +269,17 @@ _NOT_FINITE = "of training_data, some training inputs are NaN, infinite, or too 
 def test_a_linear_model_of_the_images_that_are_measured_is_said():
     """In 5 dimensions it hardly matters; 40 images of more pixels are known by heart, and the share is 1."""
     data = separable(60, 0)
-    for same in (data, [*data], (data[0], data[1].clone())):
-        result = measured(mlp(), data, training_data=same, pairs=4, cka_images=4)
+    dataset, half = TensorDataset(*data), (data[0][::2], data[1][::2])
+    for same, count in ((data, 60), ((data[0].clone(), data[1]), 60), (DataLoader(dataset, 7), 60), (half, 30)):
+        result = measured(mlp(), DataLoader(dataset, 16), training_data=same, pairs=4, cka_images=4)
         (said,) = [note for note in result.notes if "linear model" in note]
-        assert "was fitted to the same images that the network is measured on" in said
-        assert said.endswith("give other images as training data.")
-    for other in (separable(60, 1), (data[0].clone(), data[1])):
-        notes = measured(mlp(), data, training_data=other, pairs=4, cka_images=4).notes
-        assert not any("linear model" in note for note in notes)
+        assert said == (
+            f"Of the 60 images measured {count} are among those that the linear model of the inputs (kalimeris) was "
+            "fitted to. It may know them by heart, and then the share that it explains is too high: give other images "
+            "as training data."
+        )
+    other = measured(mlp(), data, training_data=separable(60, 1), pairs=4, cka_images=4)
+    assert not any("linear model" in note for note in other.notes)
     given = measured(mlp(), data, training_data=data, linear_model=result.linear_model, pairs=4, cka_images=4)
     assert not any("linear model" in note for note in given.notes)
 

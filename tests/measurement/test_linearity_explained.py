@@ -157,7 +157,7 @@ def test_a_linear_model_is_compared_with_network_and_anchor(model, inputs, label
     truth = logits.argmax(1)
     own = torch.where(torch.arange(MANY) % 4 == 0, labels, truth)
     table = measured(model, inputs, own, pairs=20, cka_images=30, linear_labels=linear)
-    expected = explained_by_linear(truth, own, linear, C)
+    expected = explained_by_linear(truth, own, linear)
     assert expected.information > 0.1
     assert values(table, "kalimeris")["logits", ""] == pytest.approx(expected.share, abs=1e-12)
     assert values(table, "kalimeris-information")["logits", ""] == pytest.approx(expected.information, abs=1e-12)
@@ -165,7 +165,7 @@ def test_a_linear_model_is_compared_with_network_and_anchor(model, inputs, label
     assert values(table, "kalimeris-groups")["logits", ""] == expected.groups == 3
     assert values(table, "kalimeris-linear-top1")["logits", ""] == (linear == own).double().mean()
     affine = fresh().apply(_without_relus)
-    expected = explained_by_linear(maps_by_hooks(affine, inputs)["logits"].argmax(1), own, linear, C)
+    expected = explained_by_linear(maps_by_hooks(affine, inputs)["logits"].argmax(1), own, linear)
     anchors = table.filter(measure="kalimeris-information")["anchor"].item()
     assert anchors == pytest.approx(expected.information, abs=1e-12)
 
@@ -221,7 +221,7 @@ def test_another_number_of_predictions_is_named(given, how, model, inputs):
     with pytest.raises(DataError) as error:
         measured(model, inputs[:N], linear_labels=given)
     assert str(error.value) == (
-        f"measuring linearity: linear_labels gives {how} predictions than there are images. "
+        f"measuring linearity: the linear model gives {how} predictions than there are images. "
         "Give one prediction for every image, in the order of the images."
     )
 
@@ -240,13 +240,15 @@ def test_predictions_that_are_no_classes_are_refused(given, what, model, inputs)
     with pytest.raises(DataError) as error:
         measured(model, inputs[:N], linear_labels=given)
     assert str(error.value) == (
-        f"measuring linearity: reading linear_labels: the linear model predicts {what} for 32 inputs. "
+        f"measuring linearity: reading the linear model's predictions: the linear model predicts {what} for 32 inputs. "
         "Let it give the class of each input, a tensor of whole numbers, (N,)."
     )
 
 
 def test_predictions_outside_the_classes_are_named(model, inputs):
-    with pytest.raises(DataError, match=r"reading linear_labels: labels from 7 to 7, but the model's classes are 0"):
+    with pytest.raises(
+        DataError, match=r"reading the linear model's predictions: class 7, but the model's classes are 0 to"
+    ):
         measured(model, inputs[:N], linear_labels=torch.full((N,), 7))
 
 

@@ -1,5 +1,6 @@
 """`vestige linearity` on somebody's model: every set of weights measured once, killed at any moment and run again."""
 
+import math
 import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
@@ -19,12 +20,10 @@ from vestige.foreign.request import LinearityRequest, checked
 from vestige.foreign.tabling import Made, Tabling
 from vestige.foreign.turns import Entry, Outcome
 from vestige.foreign.weight_files import WeightFile
-from vestige.measurement.comparing import KNOWN_IMAGES, LinearModel
+from vestige.measurement.comparing import LinearModel
 from vestige.measurement.linearising import linearity
 from vestige.runs.tables import SCHEMA_VERSIONS, conform
 from vestige.training.runtime import session
-
-_SAID = {"midpoint": "midpoint nonlinearity of the logits", "kalimeris": "explained by a linear model"}
 
 
 def linearise_foreign(request: LinearityRequest, *, verify: bool = False, show: bool = True) -> Outcome:
@@ -56,6 +55,8 @@ class _Linearising(Tabling):
     request: LinearityRequest
     _compared: list[LinearModel] = field(default_factory=list)
     """The linear model that all sets of weights are compared with, once there is one."""
+    _said: list[str] = field(default_factory=list)
+    """What must be said of it."""
 
     def key(self, file: WeightFile) -> str:
         """Hash of everything that can change the table of a set of weights."""
@@ -83,14 +84,11 @@ class _Linearising(Tabling):
                 progress=count.at,
                 **bench.preparation,
             )
-        if (
-            result.linear_model is not None
-            and bench.training
-            and bench.training.fingerprint == bench.inputs.fingerprint
-        ):
-            result = replace(result, notes=(*result.notes, KNOWN_IMAGES))
-        if result.linear_model is not None and not self._compared:
+        if self._compared:
+            result = replace(result, notes=(*result.notes, *self._said))
+        elif result.linear_model is not None:
             self._compared.append(result.linear_model)
+            self._said.extend(note for note in result.notes if "linear model of the inputs" in note)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
         return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
 
@@ -109,11 +107,10 @@ class _Linearising(Tabling):
         name = entry["file"] if self.request.checkpoints else record["model"]["name"]
         step = "" if entry["step"] is None else f" (step {entry['step']})"
         parts = [f"top-1 {found['top1']:.2%}, loss {found['loss']:.3f} on {found['n']} images"]
-        for measure, words in (
-            ("midpoint", "midpoint nonlinearity of the logits"),
-            ("kalimeris", "explained by a linear model"),
-        ):
-            parts += [f"{words} {value:.3f}" for value in table.filter(measure=measure, layer="logits")["value"]]
+        midpoint, share = (table.filter(measure=name, layer="logits")["value"] for name in ("midpoint", "kalimeris"))
+        parts += [f"midpoint nonlinearity of the logits {value:.3f}" for value in midpoint]
+        unknown = "(unknown: it knows less than 0.1 bit of the classes, or images are too few)"
+        parts += [f"explained by a linear model {unknown if math.isnan(v) else format(v, '.3f')}" for v in share]
         churn = table.filter(measure="gate-churn")["value"].fill_nan(None).mean()
         parts += [f"mean gate churn {churn:.3f}"] if isinstance(churn, float) else []
         return [f"{name}{step}: {', '.join(parts)}"]

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vestige.config import ModelConfig
 from vestige.errors import ConfigError, ModelError
 from vestige.models.observing import logits_of
-from vestige.models.operations import call
+from vestige.models.operations import call, own
 from vestige.models.weights import classes_of_weights, load_weights, read_weights, weights_hash
 from vestige.models.zoo import build
 
@@ -116,7 +116,7 @@ def logit_width(model: nn.Module, inputs: Any) -> int:
     doing = f"trying the {type(model).__name__} on {_described(inputs)}"
     try:
         with torch.no_grad():
-            output = call(model, inputs)
+            output = call(model, own(inputs))
     except Exception as error:
         raise ModelError(
             doing,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import nan
 
 import numpy as np
+import torch
 from scipy.special import xlogy
 from torch import Tensor
 
@@ -38,17 +39,17 @@ class Explained:
         return 1 - self.unexplained / self.information if self.information >= LEAST_INFORMATION else nan
 
 
-def explained_by_linear(predicted_N: Tensor, labels_N: Tensor, linear_N: Tensor, classes: int) -> Explained:
+def explained_by_linear(predicted_N: Tensor, labels_N: Tensor, linear_N: Tensor) -> Explained:
     """Kalimeris et al.'s comparison of a network with a linear model, without the bias of small samples.
 
-    I(F;Y|L) has C^3 cells, and even its corrected estimate is loose where they are nearly empty: with fewer than
-    5 C^3 images, classes are put into groups beforehand (see `grouped`), and F, Y and L are what group.
+    I(F;Y|L) has C^3 cells, C being the classes that have images, and even its corrected estimate is loose where they
+    are nearly empty: with fewer than 5 C^3 images, classes are put into groups beforehand (see `grouped`), and F, Y and
+    L are what group. Predictions of classes without images count as one more group.
 
     Args:
-      predicted_N: F, int64, 0..C-1.
+      predicted_N: F, int64.
       labels_N: Y.
       linear_N: L.
-      classes: C.
 
     Returns:
       Both terms are NaN where there are too few images for two groups (40).
@@ -57,10 +58,11 @@ def explained_by_linear(predicted_N: Tensor, labels_N: Tensor, linear_N: Tensor,
       Kalimeris et al. (2019), SGD on neural networks learns functions of increasing complexity; they take
       I(F;Y) - I(F;Y|L) itself.
     """
-    groups = group_count(len(labels_N), classes)
+    present_C = labels_N.unique()
+    groups = group_count(len(labels_N), len(present_C))
     if groups < 2:
         return Explained(nan, nan, groups)
-    f, y, given = (grouped(of_N, classes, groups) for of_N in (predicted_N, labels_N, linear_N))
+    f, y, given = (grouped(of_N, present_C, groups) for of_N in (predicted_N, labels_N, linear_N))
     return Explained(information(f, y), conditional_information(f, y, given), groups)
 
 
@@ -72,13 +74,22 @@ def group_count(images: int, classes: int) -> int:
     return groups
 
 
-def grouped(classes_N: Tensor, classes: int, groups: int) -> Tensor:
-    """The group of each class: floor(c G / C), runs of neighbouring classes of sizes that differ by one at most.
+def grouped(classes_N: Tensor, present_C: Tensor, groups: int) -> Tensor:
+    """The group of each class: floor(r G / C) of the r-th that has images, runs of neighbours of nearly equal sizes.
 
     By class index alone. Groups of those that the linear model confuses would leave out just the distinctions that it
     cannot make, and so raise the share.
+
+    Args:
+      classes_N: int64.
+      present_C: the classes that have images, ascending.
+      groups: G.
+
+    Returns:
+      0..G-1; G for a class without images.
     """
-    return classes_N * groups // classes
+    rank_N = torch.searchsorted(present_C, classes_N).clamp(max=len(present_C) - 1)
+    return torch.where(present_C[rank_N] == classes_N, rank_N * groups // len(present_C), groups)
 
 
 def information(first_N: Tensor, second_N: Tensor) -> float:

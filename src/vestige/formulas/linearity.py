@@ -9,23 +9,29 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+ROUNDING = 8 * torch.finfo(torch.float64).eps
+"""What varies by less, relative to its size, does not vary; of what was computed in float32 it is more."""
 _VALUES_AT_ONCE = 2**20  # a whole tile of feature maps can be gigabytes; threads must be woken for each chunk
 _GRAM_VALUES_AT_ONCE = 2**20  # each chunk goes through the whole Gram matrix; more would leave the caches
 _GRAM_BANDS = 10  # of rows: of each, what lies left of the diagonal is known by symmetry
 
 
-def midpoint_nonlinearity(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> Tensor:
+def midpoint_nonlinearity(
+    first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor, *, rounding: float = ROUNDING
+) -> Tensor:
     """sqrt(sum ||h(mid) - avg||^2 / sum ||(h1 - h2)/2||^2) over pairs of inputs and their midpoints.
 
     Args:
       first_ND: a layer's output for the first input of each pair.
       second_ND: for the second.
       middle_ND: for their average.
+      rounding: relative differences up to this are of the arithmetic that made the outputs.
 
     Returns:
       A float64 scalar: 0 for an affine layer, about sqrt(3) for unrelated outputs, NaN where none differ.
     """
-    return midpoint_from_sums(*midpoint_sums(first_ND, second_ND, middle_ND))
+    sums = midpoint_sums(first_ND, second_ND, middle_ND)
+    return midpoint_from_sums(*sums, level_of(second_ND), rounding=rounding)
 
 
 def midpoint_sums(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +48,11 @@ def midpoint_sums(first_ND: Tensor, second_ND: Tensor, middle_ND: Tensor) -> tup
     return deviation, half_distance
 
 
+def level_of(values_ND: Tensor) -> Tensor:
+    """sum ||h||^2 in float64: what the rounding of outputs is relative to, to be added up over tiles."""
+    return _at_least_float32(values_ND).flatten(1).norm(dim=1).double().square().sum()
+
+
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -50,9 +61,16 @@ def _sum_of_squares(values_ND: Tensor) -> Tensor:
     return values_ND.square_().sum(tuple(range(1, values_ND.ndim))).double().sum()
 
 
-def midpoint_from_sums(deviation: Tensor, half_distance: Tensor) -> Tensor:
-    """`midpoint_nonlinearity` from its two sums of squares."""
-    return (deviation / half_distance).sqrt()
+def midpoint_from_sums(deviation: Tensor, half_distance: Tensor, level: Tensor, *, rounding: float) -> Tensor:
+    """`midpoint_nonlinearity` from its two sums of squares.
+
+    Args:
+      deviation, half_distance: see `midpoint_sums`.
+      level: sum ||h2||^2 over the pairs.
+      rounding: see `midpoint_nonlinearity`.
+    """
+    known = (half_distance > rounding**2 * level / 4) & half_distance.isfinite()
+    return torch.where(known, (deviation / half_distance).sqrt(), torch.nan)
 
 
 def class_centred(logits_NC: Tensor) -> Tensor:
@@ -75,10 +93,11 @@ def independent_churn(open_share_D: Tensor) -> Tensor:
     return (2 * open_share_D * (1 - open_share_D)).mean()
 
 
-def gram(features_ND: Tensor) -> Tensor:
+def gram(features_ND: Tensor, *, rounding: float = ROUNDING) -> Tensor:
     """Inner products of images, less the mean image, in float64: gram_NN, to be added up over features.
 
-    Exactly 0 where all images are the same, so that what is divided by them is NaN and not a ratio of roundings.
+    Exactly 0 where images differ by no more than `rounding`, relative to their size, so that what is divided by them is
+    NaN and not a ratio of roundings.
     """
     n, width = features_ND.shape
     level = torch.zeros((), dtype=torch.float64, device=features_ND.device)
@@ -91,8 +110,7 @@ def gram(features_ND: Tensor) -> Tensor:
         some -= mean  # changes no CKA but for the rounding
         for top in range(0, n, rows):
             gram_NN[top : top + rows, top:].addmm_(some[top : top + rows], some[top:].T)
-    rounding = (8 * torch.finfo(torch.float64).eps) ** 2 * level
-    if gram_NN.trace() <= rounding:
+    if gram_NN.trace() <= rounding**2 * level:
         return gram_NN.zero_()
     return gram_NN.triu_() + gram_NN.triu(1).T
 
@@ -156,7 +174,9 @@ def largest_mean(activations_NU: Tensor, k: int) -> Tensor:
     return activations_NU.topk(min(k, activations_NU.shape[1]), dim=1).values.mean(1)
 
 
-def cross_layer_correlation(scores_NL: Tensor, labels_N: Tensor, groups: Sequence[str]) -> Tensor:
+def cross_layer_correlation(
+    scores_NL: Tensor, labels_N: Tensor, groups: Sequence[str], *, rounding: float = ROUNDING
+) -> Tensor:
     """The paper's linearity: mean |Pearson r| of a number per image between layers of different stages.
 
     Within each class, r over its images for every pair of layers of different stages; mean of |r| over the
@@ -166,6 +186,7 @@ def cross_layer_correlation(scores_NL: Tensor, labels_N: Tensor, groups: Sequenc
       scores_NL: a number for each image and layer, such as `largest_mean`; the logits are one more layer.
       labels_N: int64.
       groups: the stage of each of the L layers.
+      rounding: a number that varies by no more than this, relative to its size, does not vary.
 
     Returns:
       A scalar in [0, 1]. Classes with fewer than three images, and pairs of which one does not vary, are left
@@ -179,17 +200,16 @@ def cross_layer_correlation(scores_NL: Tensor, labels_N: Tensor, groups: Sequenc
         return scores_NL.new_tensor(torch.nan)
     first, second = map(list, zip(*pairs, strict=True))
     of_classes = [
-        _correlations(scores_NL[labels_N == c])[first, second].abs().nanmean()
+        _correlations(scores_NL[labels_N == c], rounding)[first, second].abs().nanmean()
         for c in labels_N.unique()
         if (labels_N == c).sum() >= 3
     ]
     return torch.stack(of_classes).nanmean() if of_classes else scores_NL.new_tensor(torch.nan)
 
 
-def _correlations(scores_NL: Tensor) -> Tensor:
+def _correlations(scores_NL: Tensor, rounding: float) -> Tensor:
     """Pearson r of every two columns; NaN with a column that does not vary."""
     centred_NL = scores_NL - scores_NL.mean(0)
     norm_L = centred_NL.norm(dim=0)
-    rounding_L = 8 * torch.finfo(scores_NL.dtype).eps * scores_NL.norm(dim=0)
-    norm_L = torch.where(norm_L > rounding_L, norm_L, torch.nan)
+    norm_L = torch.where(norm_L > rounding * scores_NL.norm(dim=0), norm_L, torch.nan)
     return centred_NL.T @ centred_NL / (norm_L[:, None] * norm_L)

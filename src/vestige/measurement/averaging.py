@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from vestige.errors import DataError, ModelError
-from vestige.measurement.network import Network
+from vestige.measurement.network import Network, pattern
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Rows:
     Attributes:
       shapes: of each leaf of an input, without the batch.
       spec: how the inputs are made of their leaves.
+      dtype: that averages are taken in.
       doing: what an error says was being done.
     """
 
     shapes: tuple[torch.Size, ...]
     spec: TreeSpec
+    dtype: torch.dtype
     doing: str
 
     @classmethod
@@ -38,7 +40,8 @@ class Rows:
           DataError: the network does not take averages of such inputs.
         """
         leaves, spec = tree_flatten(inputs)
-        rows = cls(tuple(leaf.shape[1:] for leaf in leaves), spec, doing)
+        like = pattern(network.graph.module)
+        rows = cls(tuple(leaf.shape[1:] for leaf in leaves), spec, torch.float32 if like is None else like.dtype, doing)
         if len(leaves) > 1 or not leaves[0].is_floating_point():
             rows._try(tree_map(lambda leaf: leaf[:2], inputs), network)
         return rows
@@ -49,7 +52,7 @@ class Rows:
         return tuple(self.shapes[0]) if len(self.shapes) == 1 else (sum(map(prod, self.shapes)),)
 
     def of(self, inputs: Any) -> Tensor:
-        """Inputs as one tensor: a single tensor as it is, several side by side, (N, D).
+        """Inputs as one tensor of `dtype`: a single tensor in its shape, several side by side, (N, D).
 
         Raises:
           DataError: they have another shape than the first.
@@ -59,7 +62,7 @@ class Rows:
         if shapes != self.shapes:
             found = f"inputs of shape {_said(self.shapes)} and of shape {_said(shapes)}"
             raise DataError(self.doing, found=found, remedy="Give inputs of one shape: averages of them are taken")
-        numbers = [leaf if leaf.is_floating_point() else leaf.float() for leaf in leaves]
+        numbers = [leaf.to(self.dtype) for leaf in leaves]
         return numbers[0] if len(numbers) == 1 else torch.cat([leaf.flatten(1) for leaf in numbers], 1)
 
     def inputs(self, rows: Tensor) -> Any:

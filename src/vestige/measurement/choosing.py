@@ -25,12 +25,18 @@ class Choice:
         self._balanced = self._left_out and feed.jumps and feed.labels is not None
 
     @property
+    def which(self) -> str:
+        """Which images are used where not all are, else nothing; complete when all were read."""
+        if not self._left_out:
+            return ""
+        return "the same number of each class" if self._balanced else "the first, whatever their classes"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """See the class; complete when all were read."""
         if not self._left_out:
             return ()
-        which = "the same number of each class" if self._balanced else "the first, whatever their classes"
-        return (f"Only {self._most:,} of the images are used ({which}): `images` says how many.",)
+        return (f"Only {self._most:,} of the images are used ({self.which}): `images` says how many.",)
 
     def __iter__(self) -> Iterator[Tile]:
         if self._balanced:

@@ -1,7 +1,7 @@
 """The linear model of the inputs that a network is compared with: the user's, or one fitted to training data."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -23,39 +23,79 @@ class LinearModel(Protocol):
         ...
 
 
-def fitted(how: Preparation, ready: Prepared, rows: Rows) -> tuple[PixelModel | None, str]:
-    """A linear model of the training inputs; or why there is none."""
+class KnownImages:
+    """Which images a linear model was fitted to, and how many of those measured are among them."""
+
+    def __init__(self):
+        self._known: set[int] = set()
+        self._shared = self._seen = 0
+
+    def know(self, tiles: Iterable[Tile]) -> Iterator[Tile]:
+        """Tiles, the images of which are fitted."""
+        for tile in tiles:
+            self._known.update(map(_mark, tile.inputs[: tile.valid]))
+            yield tile
+
+    def look(self, tiles: Iterable[Tile]) -> Iterator[Tile]:
+        """Tiles, the images of which are measured."""
+        for tile in tiles:
+            if self._known:
+                self._shared += sum(_mark(image) in self._known for image in tile.inputs[: tile.valid])
+                self._seen += tile.valid
+            yield tile
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said when all were measured; a copy or two in a large set is nothing to speak of."""
+        if 100 * self._shared < max(self._seen, 1):
+            return ()
+        return (
+            f"Of the {self._seen:,} images measured {self._shared:,} are among those that the linear model of the "
+            "inputs (kalimeris) was fitted to. It may know them by heart, and then the share that it explains is too "
+            "high: give other images as training data.",
+        )
+
+
+def _mark(image: Tensor) -> int:
+    """The same for equal images, and in all likelihood for no others."""
+    values = image.flatten()
+    return hash(values[:: max(1, len(values) // _MARKED)].cpu().numpy().tobytes())
+
+
+_MARKED = 4096
+"""Numbers of an image that tell it from others."""
+
+
+class Fitted(NamedTuple):
+    """A linear model of the training inputs, or why there is none, and what must be said of it."""
+
+    model: PixelModel | None
+    lacking: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def fitted(how: Preparation, ready: Prepared, rows: Rows, known: KnownImages) -> Fitted:
+    """Fit a linear model to the training data."""
     if how.training_data is None:
-        return None, "it needs training_data, with labels"
+        return Fitted(None, "it needs training_data, with labels")
     if isinstance(how.training_data, Iterator):
-        return None, "training_data can be read only once, and must be read twice"
+        return Fitted(None, "training_data can be read only once, and must be read twice")
     size = how.batch_size or FORWARD_IMAGES
     try:
         feed = batches(how.training_data, batch_size=size, workers=how.workers)
-        tiles = as_rows(iter(Choice(feed, images_to_fit(rows.shape), size)), ready, rows)
-        return fit_pixels(_with_known_labels(tiles, ready.network.classes)), ""
+        choice = Choice(feed, images_to_fit(rows.shape), size)
+        tiles = as_rows(iter(choice), ready, rows)
+        model = fit_pixels(known.know(_with_known_labels(tiles, ready.network.classes)))
     except DataError as error:
-        return None, f"of training_data, {error.found}"
+        return Fitted(None, f"of training_data, {error.found}")
+    said = f"The linear model of the inputs (kalimeris) is of {model.images:,} of the training images ({choice.which})."
+    return Fitted(model, notes=(said,) if choice.which else ())
 
 
 def _with_known_labels(tiles: Iterator[Tile], classes: int) -> Iterator[Tile]:
     for tile in tiles:
         check_labels(tile.labels[: tile.valid], classes, doing="fitting a linear model")
         yield tile
-
-
-KNOWN_IMAGES = (
-    "The linear model of the inputs (kalimeris) was fitted to the same images that the network is measured on. It may "
-    "know them by heart, and then the share that it explains is too high: give other images as training data."
-)
-
-
-def same_data(data: Any, training_data: Any) -> bool:
-    """Whether both are the same object, or begin with the same inputs."""
-    if data is training_data:
-        return True
-    several = isinstance(data, (tuple, list)) and isinstance(training_data, (tuple, list)) and data and training_data
-    return bool(several) and same_data(data[0], training_data[0])
 
 
 def of_linear(compared: LinearModel | None, lacking: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ from vestige.data.loader import Tile
 from vestige.errors import ConfigError, DataError, ModelError
 from vestige.measurement.averaging import OfRows, Rows
 from vestige.measurement.choosing import Choice, as_rows
-from vestige.measurement.comparing import KNOWN_IMAGES, LinearModel, described, fitted, of_linear, same_data
+from vestige.measurement.comparing import KnownImages, LinearModel, described, fitted, of_linear
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
@@ -161,7 +161,8 @@ def linearity(
 
     Raises:
       ConfigError: an argument that does not make sense.
-      DataError: fewer than four images, labels outside the model's classes, inputs that have no averages.
+      DataError: fewer than four images, or images of one class; labels outside the model's classes; inputs that are
+        not finite, or have no averages.
       ModelError: the model is no classifier, cannot take the inputs, has no such layer, or has diverged.
 
     References:
@@ -169,20 +170,24 @@ def linearity(
       (2019), Similarity of neural network representations revisited; Nguyen et al. (2021), Do wide and deep networks
       learn the same things?; Ranadive et al. (2023), On the special role of class-selective neurons in early training.
     """
+    top_k = tuple(top_k) if isinstance(top_k, Iterable) else top_k
     _check(images, pairs, cka_images, top_k, linear_model)
+    _check_count("batch_size", batch_size, 1)
+    _check_count("workers", workers, 0)
     how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     feed = batches(data, batch_size=batch_size, workers=workers)
     choice = Choice(feed, images, batch_size)
     first, tiles = _looked_into(choice)
     ready = prepare(how, first.inputs)
     rows, (anchored, why) = Rows.like(first.inputs, ready.network, DOING), _anchor(ready.network)
-    compared, lacking = fitted(how, ready, rows) if linear_model is None else (linear_model, "")
+    known = KnownImages()
+    compared, lacking, said = fitted(how, ready, rows, known) if linear_model is None else (linear_model, "", ())
     going = _Going(progress, choice.length, pairs, 1 + anchored, len(first.labels))
     network, scores = OfRows.of(ready.network, rows, going.count), _Scores()
     asked = {"pairs": pairs, "cka_images": cka_images, "top_k": tuple(top_k)}
     table = measure_linearity(
         network,
-        going.tiles(as_rows(tiles, ready, rows)),
+        going.tiles(known.look(as_rows(tiles, ready, rows))),
         **asked,
         linear_labels=None if compared is None else compared.predict,
         place=Place(1.0, free_memory() / 8),
@@ -190,8 +195,7 @@ def linearity(
         told=scores.tell,
     )
     going.end()
-    known = [KNOWN_IMAGES] if linear_model is None and compared and same_data(data, training_data) else []
-    of_compared = (*of_linear(compared, lacking), *known)
+    of_compared = (*of_linear(compared, lacking), *said, *known.notes, *_of_groups(table, scores))
     notes = (*feed.notes, *ready.notes, *choice.notes, *why, *of_compared, *_of_anchor(table, dtype))
     warn_of(notes)
     settings = {
@@ -273,12 +277,14 @@ def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int], linea
         _check_count("a k of top_k", k, 1)
     if not len(top_k):
         raise ConfigError(DOING, found="top_k is empty", remedy="Give one k at least, such as top_k=(1,)")
-    if linear_model is not None and not callable(getattr(linear_model, "predict", None)):
-        raise ConfigError(
-            DOING,
-            found=f"linear_model is a {type(linear_model).__name__}, which has no method predict",
-            remedy="Give what predicts the class of each input, such as .linear_model of another result",
-        )
+    wrong = ""
+    if isinstance(linear_model, type):
+        wrong = f"linear_model is the class {linear_model.__name__} itself, and not one of its objects"
+    elif linear_model is not None and not callable(getattr(linear_model, "predict", None)):
+        wrong = f"linear_model is a {type(linear_model).__name__}, which has no method predict"
+    if wrong:
+        remedy = "Give what predicts the class of each input, such as .linear_model of another result"
+        raise ConfigError(DOING, found=wrong, remedy=remedy)
 
 
 def _check_count(name: str, number: int, least: int) -> None:
@@ -308,7 +314,7 @@ def _anchor(network: Network) -> tuple[bool, tuple[str, ...]]:
         return False, (f"There is no anchor, the network without its ReLUs: {found}.",)
     if network.graph.relus:
         return True, ()
-    return False, ("There is no anchor: the network has no ReLU, so without its ReLUs it is the same.",)
+    return False, ("There is no anchor: the network has no ReLU (nn.ReLU, relu), so without its ReLUs it is the same.",)
 
 
 def _of_anchor(table: pl.DataFrame, dtype: str) -> Iterator[str]:
@@ -321,5 +327,16 @@ def _of_anchor(table: pl.DataFrame, dtype: str) -> Iterator[str]:
     yield (
         f"Without its ReLUs the network is not affine (midpoint nonlinearity up to {worst['anchor']:.2g}, at "
         f"{worst['layer']}): it has other nonlinearities, such as max-pooling, other activation functions, layer norms "
-        "or attention. Its anchor is the network without ReLUs, and not a linear one."
+        "or attention, or draws random numbers; or rounding is large beside what varies, which dtype 'float64' would "
+        "show. Its anchor is the network without ReLUs, and not a linear one."
     )
+
+
+def _of_groups(table: pl.DataFrame, scores: "_Scores") -> Iterator[str]:
+    """What must be said where classes are told apart in groups."""
+    for groups in table.filter(measure="kalimeris-groups")["value"]:
+        if 2 <= groups < scores.classes:
+            yield (
+                f"kalimeris tells {groups:.0f} groups of neighbouring classes apart, and not {scores.classes} classes: "
+                f"{scores.n:,} images are fewer than 5 x {scores.classes}^3."
+            )

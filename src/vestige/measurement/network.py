@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vestige.errors import DataError, ModelError
+from vestige.formulas.linearity import ROUNDING as ROUNDING_OF_FLOAT64
 from vestige.models.eager import Eager
 from vestige.models.graph import Graph
 from vestige.models.layers import Layer, find_layers
 from vestige.models.observing import logits_of, observe
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+ROUNDING: Mapping[str, float] = {
+    "float32": 8 * torch.finfo(torch.float32).eps,
+    "bfloat16": torch.finfo(torch.bfloat16).eps,
+    "float64": ROUNDING_OF_FLOAT64,
+}
+"""Relative to their size, by so much values that should be equal differ; sums within bfloat16 are of float32."""
 _Read = TypeVar("_Read")
 
 
@@ -116,6 +123,11 @@ class Network:
         """Where it is."""
         like = pattern(self.graph.module)
         return torch.device("cpu") if like is None else like.device
+
+    @property
+    def rounding(self) -> float:
+        """Relative differences up to this are of its arithmetic, and not of its inputs."""
+        return ROUNDING[self.dtype]
 
     @property
     def traced(self) -> Graph:

@@ -19,8 +19,8 @@ from vestige.measurement.pairs import DOING
 
 DROPS_LAST = "the DataLoader leaves out its last {} inputs (drop_last=True): they are not measured"
 DRAWN = (
-    "the DataLoader's order is drawn by its {}: the halves of csi_cv follow that order, and change from run to run "
-    "unless it is seeded"
+    "the DataLoader's order is drawn by its {}: which images fall into which half, or are chosen, follows that order, "
+    "and changes from run to run unless it is seeded"
 )
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 

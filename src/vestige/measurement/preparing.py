@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vestige.config import Protocol
 from vestige.data.loader import Tile
@@ -205,8 +205,24 @@ def _set_batch_norm(own: nn.Module, batch_norm: BatchNorm, training_data: Any, b
             "training stored ones lag behind the weights (batch_norm='stored' takes them without this warning).",
         ]
     like = pattern(own)
-    recalibrate(own, (moved(x, like) for x in recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)))
+    inputs = recalibration_inputs(training_data, RECALIBRATION_IMAGES, batch_size)
+    recalibrate(own, (moved(_finite(x), like) for x in inputs))
     return notes
+
+
+def _finite(inputs: Any) -> Any:
+    """Training inputs, which must be numbers: it would not be the network that has diverged.
+
+    Raises:
+      DataError: some are NaN or infinite.
+    """
+    if not all(leaf.isfinite().all() for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
+        raise DataError(
+            "recomputing batch-norm statistics",
+            found="some training inputs are NaN or infinite",
+            remedy="Look at how they are read and normalised, or leave them out",
+        )
+    return inputs
 
 
 def _deviation(network: Network, inputs: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vestige.errors import ModelError
-from vestige.models.operations import call
+from vestige.models.operations import call, own
 
 _FUNCTIONS = (functional.batch_norm, torch.batch_norm)
 
@@ -47,7 +47,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Any]) -> None:
             norm.training = True  # it alone: timm's hold dropout
         with torch.no_grad():
             for inputs in batches:
-                call(module, inputs)
+                call(module, own(inputs))
                 done += 1
         if not done:
             raise _unusable("there are no images", "Give at least one batch")

@@ -30,6 +30,15 @@ def measurement_copy(model: nn.Module) -> nn.Module:
     return copied.eval()
 
 
+def laid_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Give parameters and buffers a memory format, in place, those of four axes: it is of no others."""
+
+    def lay(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(memory_format=memory_format) if tensor.ndim == 4 else tensor
+
+    module._apply(lay)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile and (distributed) data parallel wrappers."""
     while True:

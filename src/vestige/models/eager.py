@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vestige.errors import ModelError, nearest
-from vestige.models.copies import measurement_copy
-from vestige.models.operations import Record, call, first_line, kind_of, tensors
+from vestige.models.copies import laid_out, measurement_copy
+from vestige.models.operations import Record, call, first_line, kind_of, own, tensors
 from vestige.models.running import RETURNED, CallsOfModules, Note, Run, Scripted, wrapping_scripts
 from vestige.models.tracing import is_leaf
 
@@ -80,6 +80,7 @@ class Eager:
 
     def record(self, inputs: Any) -> Record:
         """What a forward of some inputs does, operation after operation."""
+        inputs = own(inputs)
         record = Record(self.module, inputs)
 
         def note(name: str, target: Any, args: Any, kwargs: Any, value: Any) -> Any:
@@ -106,7 +107,7 @@ class Eager:
                     read[name] = readers[name](_first(value))
                 return value
 
-            output = self._forward(inputs, note, names)
+            output = self._forward(own(inputs), note, names)
             _check_reached(names, read)
             return output, {name: read[name] for name in names}
 
@@ -151,7 +152,7 @@ class Eager:
                 overwritten = any(_first(value) is tensor for tensor in tensors((args, kwargs)))
                 return _replaced(value, edits[name], in_place=overwritten and kind_of(target)[0] != "identity")
 
-            output = self._forward(inputs, edit)
+            output = self._forward(own(inputs), edit)
             _check_reached(tuple(edits), done)
             return output
 
@@ -180,7 +181,7 @@ class Eager:
         if device is not None:
             self.module.to(device)
         if memory_format is not None:
-            self.module.to(memory_format=memory_format)
+            laid_out(self.module, memory_format)
         return self
 
     def _forward(self, inputs: Any, note: Note, only: Sequence[str] | None = None) -> Any:

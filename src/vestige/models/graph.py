@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from vestige.errors import ModelError, nearest
-from vestige.models.copies import measurement_copy, unwrapped
+from vestige.models.copies import laid_out, measurement_copy, unwrapped
 from vestige.models.operations import Operation, Record, only_tensor
 from vestige.models.rewriting import Readers, Recording, capturing, crossing, observing, pure
 from vestige.models.tracing import Trace, hides_relu, trace
@@ -130,7 +130,7 @@ class Graph:
     def observing(self, readers: Readers) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
         """A forward in which values are read at the moment they are made.
 
-        It works in place where the network does, protects nothing, and holds no value longer than the network.
+        It works in place where the network does, but for its inputs, and holds no value longer than the network.
 
         Args:
           readers: by node name, what is called with the value itself, which it must neither keep nor change.
@@ -196,7 +196,7 @@ class Graph:
         if device is not None:
             self.module.to(device)
         if memory_format is not None:
-            self.module.to(memory_format=memory_format)
+            laid_out(self.module, memory_format)
         self._built.clear()  # built modules may hold a buffer that has been replaced
         return self
 

@@ -11,7 +11,7 @@ from vestige.models.copies import measurement_copy
 from vestige.models.eager import Eager
 from vestige.models.graph import Graph
 from vestige.models.layouts import lay_out
-from vestige.models.operations import call, first_line, hides_activation, is_activation, only_tensor, tensors
+from vestige.models.operations import call, first_line, hides_activation, is_activation, only_tensor, own, tensors
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _LOW_PRECISION = 2e-2
@@ -75,7 +75,7 @@ def logits_of(output: Any) -> Tensor:
 def _output(model: nn.Module, inputs: Any) -> Any:
     try:
         with torch.no_grad():
-            return call(model, inputs)
+            return call(model, own(inputs))
     except ModelError:
         raise
     except Exception as error:

@@ -237,6 +237,11 @@ def call(function: Callable, inputs: Any) -> Any:
     return function(inputs)
 
 
+def own(inputs: Any) -> Any:
+    """A copy of inputs, for a network that may work in place on what it is given."""
+    return tree_map_only(Tensor, Tensor.clone, inputs)
+
+
 def only_tensor(inputs: Any) -> Any:
     """The one argument of a traced network, out of a tuple or list of one."""
     return inputs[0] if isinstance(inputs, tuple | list) and len(inputs) == 1 else inputs

@@ -1,7 +1,7 @@
 """Telling which operations of an fx graph overwrite a value in place, and keeping them from it."""
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ def copy_protecting(
       keep: the nodes of the old graph that must not be overwritten; None: all of them.
     """
     target = overwritten(node, root)
-    if target is None or (keep is not None and keep.isdisjoint(_possible_aliases(target, root))):
+    if target is None or (keep is not None and keep.isdisjoint(possible_aliases([target], root))):
         copies[node] = graph.node_copy(node, copies.__getitem__)
         return copies[node]
     changed = _out_of_place(node)
@@ -114,12 +114,15 @@ def _out_of_place(node: fx.Node) -> Any:
     return None
 
 
-def _possible_aliases(node: fx.Node, root: nn.Module) -> Iterator[fx.Node]:
-    """The node, and every earlier one whose memory its value may share."""
-    yield node
-    if not _fresh(node, root):
-        for source in node.all_input_nodes:
-            yield from _possible_aliases(source, root)
+def possible_aliases(nodes: Iterable[fx.Node], root: nn.Module) -> set[fx.Node]:
+    """The nodes, and every earlier one whose memory a value of theirs may share."""
+    found, waiting = set(), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(() if _fresh(node, root) else node.all_input_nodes)
+    return found
 
 
 def _fresh(node: fx.Node, root: nn.Module) -> bool:

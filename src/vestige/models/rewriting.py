@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from vestige.models.operations import Record, tensors
-from vestige.models.overwriting import copy_protecting, is_shape, overwritten
+from vestige.models.overwriting import copy_protecting, is_shape, overwritten, possible_aliases
 
 Readers = Mapping[str, Callable[[Tensor], Any]]
 
@@ -43,7 +43,7 @@ def editing(root: fx.GraphModule, keep: Sequence[fx.Node], edit: Sequence[fx.Nod
 
 
 def observing(root: fx.GraphModule, graph: fx.Graph, names: Iterable[str], in_place: frozenset[str]) -> fx.GraphModule:
-    """What calls readers, its second argument, with the values of some nodes, protecting nothing.
+    """What calls readers, its second argument, with the values of some nodes, protecting nothing but its inputs.
 
     Args:
       root: has the modules.
@@ -53,17 +53,23 @@ def observing(root: fx.GraphModule, graph: fx.Graph, names: Iterable[str], in_pl
     """
     new, copies, read = fx.Graph(), {}, {}
     wanted, readers = set(names), None
+    inputs = {node for node in graph.nodes if node.op == "placeholder"}
     for node in graph.nodes:
         if node.op == "output":
             new.output((map_arg(node.args[0], copies.__getitem__), {name: read[name] for name in names}))
             continue
-        copies[node] = new.node_copy(node, copies.__getitem__)
+        copy_protecting(node, new, copies, root, inputs)
         if node.op == "placeholder":
             readers = new.placeholder("readers")
         if node.name in wanted:
             read[node.name] = new.call_function(_read, (readers, node.name, copies[node]))
     module = fx.GraphModule(root, new, "Observing")
-    for path in {str(node.target) for node in new.nodes if node.op == "call_module"} & in_place:
+    on_inputs = {
+        str(node.target)
+        for node in graph.nodes
+        if node.op == "call_module" and inputs.intersection(possible_aliases(node.all_input_nodes, root))
+    }
+    for path in ({str(node.target) for node in new.nodes if node.op == "call_module"} & in_place) - on_inputs:
         again = copy.copy(module.get_submodule(path))
         again.inplace = True  # type: ignore[assignment]
         module.set_submodule(path, again)

@@ -47,6 +47,8 @@ def correlation_rows(
             )
     rows = {}
     for (kind, k), of_layers in scores.items():
-        correlation = formulas.cross_layer_correlation(torch.stack(of_layers, 1), labels_N, stages)
+        correlation = formulas.cross_layer_correlation(
+            torch.stack(of_layers, 1), labels_N, stages, rounding=network.rounding
+        )
         rows[f"correlation-{kind}{k}", ALL, ""] = correlation.item()
     return rows

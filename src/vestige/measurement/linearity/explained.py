@@ -34,8 +34,8 @@ def measure_explained(network: Network, tiles: Iterable[Tile], linear_labels: Li
       The rows of `explained_rows`, and their columns as in `measure_linearity`.
 
     Raises:
-      DataError: labels, of images or predicted, outside the model's classes, or another number of them; inputs that
-        are not finite.
+      DataError: labels or predictions outside the model's classes, or another number of them; inputs that are not
+        finite.
       ModelError: the network has diverged.
     """
     networks = network, network.without_relus()
@@ -74,10 +74,10 @@ def explained_rows(logits_NC: Tensor, labels_N: Tensor, linear_N: Tensor) -> dic
     """All of "logits": `kalimeris`, the share, and how it came about.
 
     `kalimeris-information`: I(F;Y); `kalimeris-unexplained`: I(F;Y|L), both in bits; `kalimeris-groups`: so many groups
-    of classes they tell apart, fewer than there are classes where images are few; `kalimeris-linear-top1`: the linear
-    model's accuracy.
+    of classes they tell apart, fewer than have images where images are few; `kalimeris-linear-top1`: the linear model's
+    accuracy.
     """
-    found = explained_by_linear(logits_NC.argmax(1), labels_N, linear_N, logits_NC.shape[1])
+    found = explained_by_linear(logits_NC.argmax(1), labels_N, linear_N)
     known = bool(logits_NC.isfinite().all())
     values = {
         "kalimeris": found.share if known else nan,
@@ -115,11 +115,16 @@ class LinearPredictions:
         if isinstance(self._given, Tensor):
             linear_T = self._given[self._seen : self._seen + tile.valid].cpu()
         else:
-            linear_T = self._called(self._given, tile.inputs[: tile.valid])
+            linear_T = self._called(self._given, tile.inputs[: tile.valid].clone())  # it may write into them
         self._seen += tile.valid
         if len(linear_T) != tile.valid:
             self._refuse("fewer" if isinstance(self._given, Tensor) else "another number of")
-        check_labels(linear_T, self._classes, doing=f"{DOING}: reading linear_labels")
+        if len(outside := linear_T[(linear_T < 0) | (linear_T >= self._classes)]):
+            raise DataError(
+                f"{DOING}: reading the linear model's predictions",
+                found=f"class {int(outside[0])}, but the model's classes are 0 to {self._classes - 1}",
+                remedy="Let the linear model predict the network's class indices",
+            )
         return linear_T
 
     def _called(self, given: Callable[[Tensor], Any], inputs_T: Tensor) -> Tensor:
@@ -130,7 +135,7 @@ class LinearPredictions:
             if isinstance(found, Tensor):
                 what = f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
             raise DataError(
-                f"{DOING}: reading linear_labels",
+                f"{DOING}: reading the linear model's predictions",
                 found=f"the linear model predicts {what} for {len(inputs_T)} inputs",
                 remedy="Let it give the class of each input, a tensor of whole numbers, (N,)",
             )
@@ -148,6 +153,6 @@ class LinearPredictions:
     def _refuse(self, many: str) -> None:
         raise DataError(
             DOING,
-            found=f"linear_labels gives {many} predictions than there are images",
+            found=f"the linear model gives {many} predictions than there are images",
             remedy="Give one prediction for every image, in the order of the images",
         )

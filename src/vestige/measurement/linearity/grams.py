@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vestige.formulas.linearity import gram
+from vestige.formulas.linearity import ROUNDING, gram
 from vestige.measurement.linearity.rows import INPUT, LOGITS
 from vestige.measurement.linearity.sampling import padded
 from vestige.measurement.network import Network
@@ -80,7 +80,8 @@ class Grams:
         grams: dict[str, Tensor] = {}
         for part in range(self._parts):
             for name, values_TD in kept.items() if part == 0 else self._again(part, first, last):
-                added_NN = gram(torch.cat(values_TD))
+                rounding = ROUNDING if name == INPUT else self._network.rounding
+                added_NN = gram(torch.cat(values_TD), rounding=rounding)
                 values_TD.clear()
                 grams[name] = grams[name].add_(added_NN) if name in grams else added_NN
         return grams

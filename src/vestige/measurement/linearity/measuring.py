@@ -29,7 +29,7 @@ from vestige.measurement.linearity.explained import (
 from vestige.measurement.linearity.grams import Batch, Grams
 from vestige.measurement.linearity.midpoints import Midpoints
 from vestige.measurement.linearity.pooling import Pooled
-from vestige.measurement.linearity.regression import flattened_rows, pooled_rows
+from vestige.measurement.linearity.regression import flattened_rows, pooled_rows, targets
 from vestige.measurement.linearity.rows import INPUT, LOGITS, Row
 from vestige.measurement.linearity.sampling import Image, Sample, images_of, padded
 from vestige.measurement.linearity.steps import Step, walk
@@ -166,6 +166,9 @@ def _survey(
         found = f"there are {len(images)} images"
         raise DataError(DOING, found=found, remedy="Give at least 4 images, of two classes or more")
     labels_N, linear_N = (torch.tensor([getattr(image, of) for image in images]) for of in ("label", "linear"))
+    if len(labels_N.unique()) < 2:
+        found = f"all images are of class {int(labels_N[0])}"
+        raise DataError(DOING, found=found, remedy="Give images of two classes or more: some measures compare classes")
     return _Survey([image.input for image in chosen], labels_N, linear_N, size)
 
 
@@ -193,10 +196,9 @@ def _walk(network: Network, kept: Pooled, survey: _Survey, pairs: int, cka_image
         if batch.start == 0:  # of more images than fit in one matrix the first batch is enough
             of_batch = slice(before, before + batch.stop)
             logits_NC = kept.of(LOGITS)[of_batch]
-            ridge.update(flattened_rows(batch, logits_NC))
-            ridge.update(
-                pooled_rows(((layer.name, kept.of(layer.name)[of_batch]) for layer in network.layers), logits_NC)
-            )
+            targets_NC = targets(logits_NC, network.rounding)
+            pooled = ((layer.name, kept.of(layer.name)[of_batch]) for layer in network.layers)
+            ridge.update(flattened_rows(batch, targets_NC) | pooled_rows(pooled, targets_NC))
         alignment.add(batch)
 
     grams = Grams(network, survey.chosen[:cka_images], survey.tile, compare)
@@ -217,7 +219,7 @@ def _forward_all(
     read = network.reading({layer.name: partial(see, layer) for layer in network.layers})
     for step in walk(survey.chosen, pairs, survey.tile):
         logits_TC, of_layers = read(step.inputs)
-        midpoints.add(LOGITS, class_centred(logits_TC.double()), step)
+        midpoints.add(LOGITS, class_centred(logits_TC.double()), step, logits_TC)
         grams.add(INPUT, step.inputs[: step.new].to(network.device), step.start)
         grams.add(LOGITS, logits_TC[: step.new], step.start)
         kept.add(of_layers, logits_TC[: step.new])

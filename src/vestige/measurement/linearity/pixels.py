@@ -140,6 +140,8 @@ def _read(tiles: Iterable[Tile]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels of the first images, no more than are fitted."""
     pixels, labels, left = [], [], 1
     for tile in tiles:
+        if not left:
+            break
         _check(tile.inputs)
         if not pixels:
             left = images_to_fit(tuple(tile.inputs.shape[1:]))
@@ -147,8 +149,6 @@ def _read(tiles: Iterable[Tile]) -> tuple[np.ndarray, np.ndarray]:
         pixels.append(_pixels(tile.inputs[:count]))
         labels.append(tile.labels[:count].cpu().numpy())
         left -= count
-        if not left:
-            break
     labels_N = np.concatenate(labels) if labels else np.zeros(0, np.int64)
     if len(found := np.unique(labels_N)) < 2:
         raise DataError(

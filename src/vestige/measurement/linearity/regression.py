@@ -14,14 +14,20 @@ from vestige.measurement.linearity.grams import Batch
 from vestige.measurement.linearity.rows import LOGITS, Row
 
 
-def flattened_rows(batch: Batch, logits_NC: Tensor) -> dict[Row, float]:
+def targets(logits_NC: Tensor, rounding: float) -> Tensor:
+    """What is predicted: the class-centred logits, float64; all 0 where they vary by no more than their rounding."""
+    centred_NC = class_centred(logits_NC)
+    variation = (centred_NC - centred_NC.mean(0)).square().sum()
+    return centred_NC * (variation > rounding**2 * logits_NC.square().sum())
+
+
+def flattened_rows(batch: Batch, targets_NC: Tensor) -> dict[Row, float]:
     """`ridge-flattened` of the input and each layer, from inner products of whole maps.
 
     Args:
       batch: the images; what is done with its matrices afterwards does not matter.
-      logits_NC: of the same images, float64.
+      targets_NC: of the same images, see `targets`.
     """
-    targets_NC = class_centred(logits_NC)
     return {
         ("ridge-flattened", name, ""): held_out_r2(gram_NN, targets_NC.to(gram_NN.device)).item()
         for name, gram_NN in batch.grams.items()
@@ -29,12 +35,11 @@ def flattened_rows(batch: Batch, logits_NC: Tensor) -> dict[Row, float]:
     }
 
 
-def pooled_rows(pooled: Iterable[tuple[str, Tensor]], logits_NC: Tensor) -> dict[Row, float]:
+def pooled_rows(pooled: Iterable[tuple[str, Tensor]], targets_NC: Tensor) -> dict[Row, float]:
     """`ridge-pooled` of each layer.
 
     Args:
-      pooled: name and pooled activations of each layer, of the same images as the logits.
-      logits_NC: float64.
+      pooled: name and pooled activations of each layer, of the same images as the targets.
+      targets_NC: see `targets`.
     """
-    targets_NC = class_centred(logits_NC)
     return {("ridge-pooled", name, ""): held_out_r2_of(values_NU, targets_NC).item() for name, values_NU in pooled}
