@@ -5,6 +5,7 @@
 The first argument is what `docs/results/attached.py pack` wrote; figures are drawn into it.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,8 +160,8 @@ def papers(source: Source, claims: dict[str, Any]) -> str:
         ("the paper", "selective neurons emerge early, then recede", "C1.rise", "C1.fall"),
         ("the paper", "ablating them harms early, much less later", "C2.early.zero", "C2.change.zero"),
         ("the paper", "the network is closer to linear early", "C3.a", None),
-        ("the paper", "suppression from the start harms the final accuracy", "C4.a", None),
-        ("the paper", "suppression only later hardly harms", "C4.b", None),
+        ("the paper", "suppression from the start, in a window, harms the final accuracy", "C4.a", None),
+        ("the paper", "suppression only later, in a window, hardly harms", "C4.b", None),
         ("the paper's implication", "it is lost class information that harms", "C4.d", None),
     ]
     lines = []
@@ -169,6 +170,7 @@ def papers(source: Source, claims: dict[str, Any]) -> str:
         if found:
             seen = "; ".join(f"{one['statistic']} {number(one['estimate'])}, {interval(one)}" for one in found)
             lines.append((who, what, seen, "; ".join(one["verdict"] for one in found)))
+    lines[-1:-1] = open_ended(claims)
     if "always" in harm:
         own = changes(source).filter(condition="always")
         rest = f"csi by {estimate(own['csi'].to_list(), 3)}" if len(own) else "csi not measured"
@@ -178,6 +180,24 @@ def papers(source: Source, claims: dict[str, Any]) -> str:
         verdict = "agrees" if low <= 2 <= high else "more harm here" if low > 2 else "less harm here"
         lines.append(("Leavitt & Morcos 2020", what, seen, verdict))
     return table(("who", "says", "seen here", "verdict"), lines)
+
+
+def open_ended(claims: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The paper's own arms, which never stop: from the start, and from later."""
+    whats = {
+        "C4.a": "suppression from the start to the end harms the final accuracy",
+        "C4.b": "suppression from later to the end hardly harms",
+    }
+    (found,) = [one for one in claims["departures"] if one["id"] == "open-windows"]
+    stand_ins = re.findall("'(.+?)' stands for '(.+?)'", found["note"])
+    rows = []
+    for clause in found["clauses"]:
+        one, statistic = clause["departed"], clause["departed"]["statistic"]
+        for arm, role in stand_ins:
+            statistic = statistic.replace(f"({role})", f"({arm})")
+        seen = f"{statistic} {number(one['estimate'])}, {interval(one)}"
+        rows.append(("the paper's own arms", whats[clause["id"]], seen, one["verdict"]))
+    return rows
 
 
 if __name__ == "__main__":

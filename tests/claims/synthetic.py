@@ -24,7 +24,7 @@ EARLY_WINDOW = 12
 WINDOWS = {
     "early": (0, 12),
     "mid": (16, 28),
-    "late": (64, 80),
+    "late": (68, 80),
     "eta2-early": (0, 12),
     "permuted-eta2-early": (0, 12),
 }

@@ -5,7 +5,7 @@ import math
 
 import polars as pl
 import pytest
-from synthetic import LAST, Effects, judged, make_study, verdicts
+from synthetic import EARLY_WINDOW, LAST, WINDOWS, Effects, judged, make_study, verdicts
 
 from vestige.claims.verdicts import judge_study
 
@@ -186,13 +186,47 @@ def test_a_network_of_one_stage_has_no_m():
     assert "all layers are of the last stage" in claim["clauses"][0]["note"]
 
 
-def test_windows_of_unequal_length_are_said():
-    study, tables = make_study()
-    settings = study.model_dump()["conditions"]
-    settings["mid"]["interventions"][0]["window"]["stop"] = 40
-    claim = judged(conditions=settings)["C4"]
-    assert claim["clauses"][2]["note"] == "the windows differ in length: 'early' 12 steps, 'mid' 24 steps"
-    assert judge_study(study, tables)["claims"][3]["clauses"][2]["note"] == ""
+def with_window(condition, **window):
+    settings = make_study()[0].model_dump()["conditions"]
+    settings[condition]["interventions"][0]["window"] |= window
+    return judged(conditions=settings)["C4"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "clause", "said"),
+    [
+        ("mid", "c", "'early' 12 steps, 'mid' 24 steps"),
+        ("permuted-eta2-early", "d", "'eta2-early' 12 steps, 'permuted-eta2-early' 24 steps"),
+    ],
+)
+def test_harm_of_windows_of_unequal_length_is_not_compared(condition, clause, said):
+    """C4 is registered for windows of one length: another would decide it by the dose."""
+    start = WINDOWS[condition][0]
+    claim = with_window(condition, stop=start + 24)
+    assert verdicts(claim)[clause] == "not measured"
+    assert claim["verdict"] == "inconclusive"
+    (note,) = [one["note"] for one in claim["clauses"] if one["id"] == f"C4.{clause}"]
+    assert note == f"the windows differ in length: {said}, and the claim compares windows of one length"
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ({"stop": 72}, "the windows differ in length: 'early' 12 steps, 'late' 4 steps"),
+        ({"start": 80, "stop": 92}, "'late' acts in the last fifth of training (to step 92 of 100)"),
+        (
+            {"start": 64, "stop": 96},
+            "the windows differ in length: 'early' 12 steps, 'late' 32 steps; 'late' acts in the last fifth of "
+            "training (to step 96 of 100)",
+        ),
+    ],
+)
+def test_a_late_window_that_is_not_the_early_ones_counterpart_is_said_of_the_claim(window, said):
+    claim = with_window("late", **window)
+    assert claim["clauses"][1]["note"] == said
+    assert said in claim["note"]
+    assert said in claim["sentence"]
+    assert said not in judged()["C4"]["sentence"]
 
 
 def test_unfinished_training_is_said():
@@ -214,3 +248,24 @@ def test_an_early_window_that_was_not_chosen_well_is_said():
     # of the whole training, not of what is there of it
     half = {kind: table.filter(pl.col("step") <= 50) for kind, table in tables.items()}
     assert "quarter" not in judge_study(study, half)["note"]
+
+
+def test_checkpoints_that_ablation_has_not_reached_are_judged_by_the_accuracy_in_training_and_that_is_said():
+    """Some early checkpoints without cumulative ablation: which are judgeable there rests on stored statistics."""
+    stored = "judgeable by the accuracy in training (stored batch-norm statistics)"
+
+    def late_only(table):
+        return table.filter(pl.col("step") >= EARLY_WINDOW)
+
+    for change, said in (({}, False), ({"cumulative": late_only}, True), ({"cumulative": pl.DataFrame.clear}, True)):
+        (note, *_) = [clause["note"] for clause in judged(change=change)["C3"]["clauses"]]
+        assert (stored in note) == said
+
+
+def test_a_history_without_learning_rates_has_harms_at_equal_lag_all_the_same():
+    def without_rates(table):
+        return table.with_columns(lr=pl.lit(None, pl.Float64))
+
+    (lag,) = [one for one in judged(change={"history": without_rates})["C4"]["beside"] if one["id"] == "C4.lag.early"]
+    assert lag["estimate"] is not None
+    assert lag["note"].endswith("the last test up to step 32")

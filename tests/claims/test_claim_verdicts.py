@@ -10,7 +10,14 @@ import polars as pl
 import pytest
 from synthetic import LAST, Effects, judged, make_study, verdicts
 
-from vestige.claims.sentences import INDEX_ONLY, MORE_LINEAR, MORE_LINEAR_ONLY, TIMING_MATTERS
+from vestige.claims.sentences import (
+    CLOSE_THROUGHOUT,
+    INDEX_ONLY,
+    MORE_LINEAR,
+    MORE_LINEAR_ONLY,
+    TIMING_MATTERS,
+    UNCORRECTED,
+)
 from vestige.claims.verdicts import judge_study
 
 HARM = Effects().harm
@@ -150,7 +157,7 @@ CASES = {
         Effects(kalimeris=(0.9, 0.88)),
         {"b.above-final": "not supported"},
         "not supported",
-        MORE_LINEAR,
+        CLOSE_THROUGHOUT,
     ),
     "C3 seeds disagree on the share": (
         "C3",
@@ -178,7 +185,7 @@ CASES = {
         Effects(kalimeris=(0.86, 0.99)),
         {"b.above-final": "contradicted"},
         "contradicted",
-        MORE_LINEAR,
+        CLOSE_THROUGHOUT,
     ),
     "C3 as explained, no more linear": (
         "C3",
@@ -301,8 +308,9 @@ def test_the_cases_give_every_verdict_to_every_claim_and_every_finding_to_whom_i
     assert findings >= {(INDEX_ONLY, "supported"), (INDEX_ONLY, "not supported")}
     assert findings >= {
         (MORE_LINEAR, "not supported"),
-        (MORE_LINEAR, "contradicted"),
         (MORE_LINEAR_ONLY, "inconclusive"),
+        (CLOSE_THROUGHOUT, "not supported"),
+        (CLOSE_THROUGHOUT, "contradicted"),
     }
 
 
@@ -394,6 +402,56 @@ def test_a_check_that_could_not_be_made_leaves_c4_open():
     claim = judged(change={"selectivity": without_late})["C4"]
     assert claim["verdict"] == "inconclusive"
     assert "C4.cut.late: not measured" in claim["note"]
+
+
+@pytest.mark.parametrize("measured", [[3], [0, 1, 2, 3]])
+def test_a_check_must_have_been_made_on_every_seed_that_c4_rests_on(measured):
+    def of_some(table):
+        arms = pl.col("condition").is_in(["early", "late"])
+        return table.filter(~arms | pl.col("seed").is_in(measured))
+
+    claim = judged(change={"selectivity": of_some})["C4"]
+    assert set(verdicts(claim).values()) == {"supported"}
+    assert claim["verdict"] == "inconclusive"
+    assert "C4.cut.early: not measured, C4.cut.late: not measured" in claim["note"]
+    assert {one["verdict"] for one in claim["beside"] if one["id"] in ("C4.cut.early", "C4.cut.late")} == {
+        "not measured"
+    }
+
+
+def test_a_check_is_of_the_seeds_that_c4_rests_on():
+    """Seed 4, of which the window failed, has no harm: what is judged are the others."""
+
+    def failed(table):
+        early = (pl.col("condition") == "early") & (pl.col("seed") == 4) & (pl.col("step") <= 12)
+        return table.with_columns(csi_cv=pl.when(early).then(9.0).otherwise("csi_cv").cast(pl.Float32))
+
+    def without_4(table):
+        return table.filter(~pl.col("condition").is_in(["early", "late", "mid"]) | (pl.col("seed") != 4))
+
+    assert judged(change={"selectivity": failed})["C4"]["verdict"] == "inconclusive"
+    claim = judged(change={"selectivity": failed, "history": without_4})["C4"]
+    assert (claim["verdict"], claim["clauses"][0]["seeds"]) == ("supported", [0, 1, 2, 3])
+
+
+def test_a_cut_of_exactly_four_fifths_holds_though_tables_are_rounded():
+    claim = judged(Effects(cut={"early": 0.8, "mid": 0.8, "late": 0.8}))["C4"]
+    assert claim["verdict"] == "supported"
+    assert judged(Effects(cut={"early": 0.7999, "late": 0.8}))["C4"]["verdict"] == "inconclusive"
+
+
+def test_a_finding_that_the_correction_takes_away_says_so():
+    """C3.a alone has p 0.04: a finding among one claim, not among four of which none has a smaller p."""
+    # Of ln(0.7 / 0.4) +- t SD / sqrt(5): p = 0.04 two-sided at t(4) = 2.999, so SD = 0.5596 * sqrt(5) / 2.999 = 0.417.
+    wide = Effects(
+        kalimeris=(0.6, 0.58), spread={"midpoint": 0.417, "csi": 1.5, "advantage": 1.0, "harm": 0.5, "kalimeris": 0.02}
+    )
+    alone = judged(wide, claims={"early_window": 12, "judge": ["C3"]})["C3"]
+    among = judged(wide)["C3"]
+    assert alone["clauses"][0]["p_value"] == pytest.approx(0.04, abs=0.001)
+    assert alone["finding"] == MORE_LINEAR
+    assert among["finding"] == f"{MORE_LINEAR}{UNCORRECTED}"
+    assert f"({MORE_LINEAR}{UNCORRECTED})" in among["sentence"]
 
 
 def test_only_the_registered_claims_are_judged_and_corrected_for():

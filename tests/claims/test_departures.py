@@ -304,6 +304,17 @@ def test_pooling_by_hand():
     assert mean(own["C1.rise"].values.values()) == pytest.approx(math.log(0.4 / 0.15), abs=1e-6)
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_neurons_of_fewer_than_three_seeds_support_nothing(seeds):
+    """Eight neurons and more, whose interval alone would support every clause."""
+    study, tables = make_study(seeds=seeds)
+    found = judge_departures(study, tables, judge_study(study, tables))
+    (pooled_neurons,) = [one for one in found if one["id"] == "pooled-neurons"]
+    assert {clause["departed"]["verdict"] for clause in pooled_neurons["clauses"]} == {"fewer than 3 seeds"}
+    assert all(clause["departed"]["low"] > 0 for clause in pooled_neurons["clauses"])
+    assert not any(SUPPORTED in one["verdicts"] for one in found)
+
+
 def test_pooling_makes_an_interval_of_neurons():
     found = only(changed(Effects(spread={"csi": 1.0})), "C1", "pooled-neurons", "rise")
     assert (found["reference"]["n"], found["departed"]["n"]) == (5, 40)  # 2 layers of 4 living neurons

@@ -92,6 +92,22 @@ def test_aggregates_are_those_of_a_loop_over_the_rows(material, value):
         assert list(value(text).values.values()) == pytest.approx(expected, rel=1e-6), text
 
 
+def test_rows_are_counted_whatever_their_number_is_and_compared_only_where_it_is_one(material):
+    """NaN is above every bound to polars, and null nothing to it."""
+    _, tables = material
+    first = pl.col("neuron") == 0
+    holes = pl.when(first & (pl.col("layer") == "layer1.0")).then(None).when(first).then(math.nan).otherwise("csi_cv")
+    broken = material[0], {**tables, "selectivity": tables["selectivity"].with_columns(csi_cv=holes)}
+    kept = [row["csi_cv"] for row in rows(tables, "selectivity", 0, step=8, dead=False) if row["neuron"] != 0]
+    for text, expected in {
+        f"count(selectivity.csi_cv, {BASE}, step=8)": 12,
+        f"count(selectivity.csi_cv > 0, {BASE}, step=8)": sum(x > 0 for x in kept),
+        f"share(selectivity.csi_cv > 0, {BASE}, step=8)": 1.0,
+        f"count(selectivity.csi_cv, {BASE}, step=8, dead=true)": 3,
+    }.items():
+        assert evaluate(parse(text), *broken).values[0] == expected, text
+
+
 def test_each_layer_counts_the_same_where_that_is_said(material, value):
     _, tables = material
     some = tables["selectivity"].filter((pl.col("layer") != "layer1.0") | (pl.col("neuron") == 0))

@@ -52,6 +52,14 @@ def test_interval_and_p_value_agree_on_what_is_above_zero(level):
     assert p_below(values, upper_end(values, level)) == pytest.approx(1 - level, rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-310, 1e150, 1e300])
+def test_a_scale_that_squares_to_nothing_or_to_infinity_changes_no_p_value(scale):
+    values = np.array([-1.0, 3.0, 1.0])
+    interval, scaled = paired_t(values.tolist()), paired_t((values * scale).tolist())
+    assert (scaled.low / scale, scaled.high / scale) == pytest.approx((interval.low, interval.high), rel=1e-6)
+    assert p_above((values * scale).tolist()) == pytest.approx(p_above(values.tolist()), rel=1e-6)
+
+
 def test_ties_give_an_interval_of_no_width():
     interval = paired_t([0.1] * 3)  # 0.1 * 3 / 3 is not 0.1 in floating point
     assert (interval.estimate, interval.low, interval.high) == (0.1, 0.1, 0.1)

@@ -10,6 +10,8 @@ from vestige.claims.evidence import Sample, collect, why_absent
 
 CUT = 0.8
 """Share of m that an intervention must remove within its window."""
+LAST_SHARE = 0.2
+"""Of training, in which no window of a claim acts: what it does has no time to show, or to pass."""
 TIMED = ("early", "mid", "late")
 """Roles that differ in when their window is."""
 
@@ -19,14 +21,9 @@ def causality(material: Material) -> dict[str, Sample]:
     roles = material.claims.roles
     samples = {
         "C4.a": _harm(material, roles.baseline, roles.early),
-        "C4.b": _harm(material, roles.baseline, roles.late),
-        "C4.c": _harm(material, roles.mid, roles.early, _unequal_windows(material, roles.early, roles.mid)),
-        "C4.d": _harm(
-            material,
-            roles.permuted_eta2_early,
-            roles.eta2_early,
-            _unequal_windows(material, roles.eta2_early, roles.permuted_eta2_early),
-        ),
+        "C4.b": _harm(material, roles.baseline, roles.late, _odd_windows(material)),
+        "C4.c": _harm_at_equal_length(material, roles.mid, roles.early),
+        "C4.d": _harm_at_equal_length(material, roles.permuted_eta2_early, roles.eta2_early),
         "C4.cut.early": cut(material, roles.early),
         "C4.cut.late": cut(material, roles.late),
         "C4.cut.mid": cut(material, roles.mid),
@@ -85,6 +82,23 @@ def _harm(material: Material, reference: str, condition: str, note: str = "") ->
     return collect(material.study.seeds, one, note)
 
 
+def _harm_at_equal_length(material: Material, reference: str, condition: str) -> Sample:
+    """Harm of one window beside another's: registered for windows of the same length, and of no others."""
+    unequal = _unequal_windows(material, condition, reference)
+    if unequal:
+        return Sample(missing=f"{unequal}, and the claim compares windows of one length")
+    return _harm(material, reference, condition)
+
+
+def _odd_windows(material: Material) -> str:
+    """What must be known of the late window: another length than the early one's, or an end at the end of training."""
+    roles, total = material.claims.roles, material.total_steps
+    said, late = [_unequal_windows(material, roles.early, roles.late)], window_steps(material, roles.late)
+    if late and total and late[0] < total < late[1] + LAST_SHARE * total:
+        said.append(f"{roles.late!r} acts in the last fifth of training (to step {min(late[1], total)} of {total})")
+    return "; ".join(filter(None, said))
+
+
 def harm_at_lag(material: Material, condition: str) -> Sample:
     """Harm as long after the condition's window as there is training after the last of the timed windows.
 
@@ -109,7 +123,8 @@ def harm_at_lag(material: Material, condition: str) -> Sample:
         return base[max(tested)] - arm[max(tested)] if tested else f"not tested in steps [{stop}, {stop + lag}]"
 
     rates = material.rows("history", roles.baseline).filter(pl.col("step") <= stop + lag).sort("step")["lr"]
-    said = f"{lag} steps after the window: the last test up to step {stop + lag}, at learning rate {rates[-1]:g}"
+    at_rate = "".join(f", at learning rate {rate:g}" for rate in rates.drop_nulls().tail(1))
+    said = f"{lag} steps after the window: the last test up to step {stop + lag}{at_rate}"
     return collect(material.study.seeds, one, said)
 
 

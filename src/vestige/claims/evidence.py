@@ -37,12 +37,14 @@ class Sample:
       left_out: why a seed of the study has no value.
       missing: why there is no value at all and what would give it; empty where there is one.
       note: anything else that a reader of the number must know.
+      trained: how many seeds the values come from, where there is not one a seed.
     """
 
     values: Mapping[int, float] = field(default_factory=dict)
     left_out: Mapping[int, str] = field(default_factory=dict)
     missing: str = ""
     note: str = ""
+    trained: int | None = None
 
 
 def collect(seeds: Iterable[int], of: Statistic, note: str = "") -> Sample:

@@ -60,8 +60,10 @@ def judgeable_steps(material: Material) -> tuple[Mapping[int, set[int]] | str, s
         return why_absent(material.study, "history", baseline), ""
     accuracy = {seed: tested.get(seed, {}) | intact.get(seed, {}) for seed in material.study.seeds}
     among = {seed: {step for step, top1 in of.items() if judgeable(top1, classes)} for seed, of in accuracy.items()}
+    window = material.early_window or 0
+    wanting = {step for seed, of in tested.items() for step in of if step < window and step not in intact.get(seed, {})}
     stored = "judgeable by the accuracy in training (stored batch-norm statistics), for want of cumulative ablation"
-    return among, "" if intact else stored
+    return among, stored if wanting else ""
 
 
 def _midpoints(

@@ -94,7 +94,8 @@ class _Taking:
         if self.aggregate.name == "area":
             return self.area(rows)
         values = pl.col(self.aggregate.column).cast(pl.Float64)
-        rows = rows.filter(values.is_finite())
+        if self.aggregate.name != "count":
+            rows = rows.filter(values.is_finite())
         if rows.is_empty():
             return f"no finite {self.name}"
         each = self.aggregate.selectors.get("each")
@@ -108,7 +109,7 @@ class _Taking:
     @cached_property
     def of(self) -> pl.Expr:
         one = self.aggregate
-        values = pl.col(one.column).cast(pl.Float64)
+        values = known = pl.col(one.column).cast(pl.Float64)
         if one.comparison is not None:
             sign, bound = one.comparison
             values = _OPERATORS[sign](values, bound).cast(pl.Float64)
@@ -119,8 +120,9 @@ class _Taking:
             case "share":
                 return values.mean()
             case "count":
-                holds = values.is_not_null() if one.comparison is None else values.cast(pl.Boolean)
-                return (counted(one) & holds).cast(pl.Float64).sum()
+                rows = counted(one) & pl.repeat(value=True, n=pl.len())
+                holds = rows if one.comparison is None else rows & known.is_finite() & values.cast(pl.Boolean)
+                return holds.fill_null(value=False).cast(pl.Float64).sum()
             case name:
                 return getattr(values, name)()
 

@@ -8,7 +8,7 @@ from vestige.claims.terms import Beside, Claim, Clause, Direction, Unit
 from vestige.config import ClaimsConfig, Roles, StudyConfig
 from vestige.expressions.reading import canonical
 
-DEFINITIONS_VERSION = 1
+DEFINITIONS_VERSION = 2
 """Raised when a registered statistic, or a rule that makes a verdict of it, is defined otherwise."""
 
 

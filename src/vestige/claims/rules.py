@@ -29,6 +29,8 @@ def judge_clause(clause: Clause, sample: Sample) -> Judged:
     values = list(sample.values.values())
     interval, upper = paired_t(values), upper_end(values)
     verdict = Verdict.NOT_MEASURED if not values else clause_verdict(clause, interval, upper)
+    if values and sample.trained is not None and sample.trained < FEWEST_SEEDS:
+        verdict = Verdict.FEW_SEEDS
     return Judged(clause, sample, interval, upper, _p_value(clause, values), verdict)
 
 

@@ -10,8 +10,10 @@ from vestige.stats.intervals import Interval
 
 MORE_LINEAR = "more linear, not close to linear"
 MORE_LINEAR_ONLY = "more linear, not shown to be close to linear"
+CLOSE_THROUGHOUT = "more linear, and close to linear, but not shown to be less close at the end"
 TIMING_MATTERS = "the timing of the regulariser matters; selectivity not shown to be the cause"
 INDEX_ONLY = "the index recedes, the class information does not"
+UNCORRECTED = ", before correction for the number of claims"
 
 
 def clause_sentence(judged: Judged) -> str:
@@ -67,11 +69,17 @@ def composite(claim: Claim, verdicts: Mapping[str, Verdict], beside: Mapping[str
         case "C1" if "C1.fall" in held and beside["C1.eta2-fall"] in refuted:
             return INDEX_ONLY
         case "C3" if "C3.a" in held and not {"C3.b.level", "C3.b.above-final"} <= held:
-            without = refuted & {verdicts["C3.b.level"], verdicts["C3.b.above-final"]}
-            return MORE_LINEAR if without else MORE_LINEAR_ONLY
+            if "C3.b.level" in held:
+                return CLOSE_THROUGHOUT
+            return MORE_LINEAR if verdicts["C3.b.level"] in refuted else MORE_LINEAR_ONLY
         case "C4" if {"C4.a", "C4.b", "C4.c"} <= held and "C4.d" not in held:
             return TIMING_MATTERS
     return ""
+
+
+def carrying(claim: Claim) -> tuple[str, ...]:
+    """The clauses that `composite` says to hold: the finding is as sure as they are."""
+    return {"C1": ("C1.fall",), "C3": ("C3.a",), "C4": ("C4.a", "C4.b", "C4.c")}.get(claim.id, ())
 
 
 def claim_sentence(
@@ -94,7 +102,7 @@ def claim_sentence(
     """
     finding = f" ({found})" if found else ""
     if verdict is Verdict.SUPPORTED:
-        return f"{claim.statement}{finding}: {'; '.join(sentences.values())}."
+        return f"{claim.statement}{finding}: {'; '.join([*sentences.values(), *([why] if why else [])])}."
     deciding = [name for name in verdicts if verdicts[name] is verdict] or [
         name for name in verdicts if verdicts[name] is not Verdict.SUPPORTED
     ]

@@ -8,7 +8,7 @@ one-sided, `values` go with `seeds`; `seeds_to_decide` and `detectable` are for 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -20,16 +20,29 @@ from vestige.claims.linearity import linearity
 from vestige.claims.own import own_evidence
 from vestige.claims.planning import detectable, seeds_to_decide
 from vestige.claims.registry import own_claim, registered
-from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
-from vestige.claims.sentences import amount, claim_sentence, clause_sentence, composite, fill, note
+from vestige.claims.rules import LEVEL, Judged, claim_verdict, judge_clause, worst_p
+from vestige.claims.sentences import (
+    UNCORRECTED,
+    amount,
+    carrying,
+    claim_sentence,
+    clause_sentence,
+    composite,
+    fill,
+    note,
+)
 from vestige.claims.terms import Beside, Claim, Direction, Verdict
 from vestige.config import StudyConfig
 from vestige.stats.corrections import holm
+from vestige.stats.effects import FLOAT32_SLACK
 from vestige.stats.intervals import paired_t
 
 CLAIMS_VERSION = 1
 EVIDENCE = {"C1": emergence, "C2": importance, "C3": linearity, "C4": causality}
 CHECKS = ("C4.cut.early", "C4.cut.late")
+"""Numbers that decide whether the windows did what they are for: without them no finding of C4 means anything."""
+CHECKED = ("C4.a", "C4.b", "C4.c")
+"""The clauses on whose seeds they must."""
 
 
 def judge_study(
@@ -68,19 +81,32 @@ def judge_study(
 def _family(claims: Sequence[Claim], samples: Mapping[str, Mapping[str, Sample]]) -> Iterator[dict[str, Any]]:
     """Claims corrected for together: the registered ones, and the study's own, neither of which weakens the other."""
     judged = [[judge_clause(clause, samples[claim.id][clause.id]) for clause in claim.clauses] for claim in claims]
-    adjusted = holm([1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged])
-    for claim, clauses, p_holm in zip(claims, judged, adjusted, strict=True):
-        yield _claim_record(claim, clauses, samples[claim.id], p_holm)
+    p_values = [1.0 if math.isnan(p := worst_p(clauses)) else p for clauses in judged]
+    for place, (claim, clauses, p_holm) in enumerate(zip(claims, judged, holm(p_values), strict=True)):
+
+        def corrected(p: float, place: int = place) -> float:
+            """A p value in the place of this claim's, by Holm's method."""
+            return holm([*p_values[:place], p, *p_values[place + 1 :]])[place]
+
+        yield _claim_record(claim, clauses, samples[claim.id], p_holm, corrected)
 
 
 def _claim_record(
-    claim: Claim, judged: Sequence[Judged], samples: Mapping[str, Sample], p_holm: float
+    claim: Claim,
+    judged: Sequence[Judged],
+    samples: Mapping[str, Sample],
+    p_holm: float,
+    corrected: Callable[[float], float],
 ) -> dict[str, Any]:
     verdicts = {one.clause.id: one.verdict for one in judged}
-    aside = [_beside_record(item, samples[item.id]) for item in claim.beside]
+    seeds = checked_seeds(judged)
+    aside = [_beside_record(item, samples[item.id], seeds) for item in claim.beside]
     verdict, why = _verdict(claim, judged, samples, p_holm)
-    checked = not _failed_checks(claim, samples)
-    found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside}) if checked else ""
+    found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside})
+    if found and _failed_checks(claim, judged, samples):
+        found = ""
+    if found and corrected(worst_p([one for one in judged if one.clause.id in carrying(claim)])) > LEVEL:
+        found += UNCORRECTED
     clauses = [_clause_record(one) for one in judged]
     sentences = {clause["id"]: clause["sentence"] for clause in clauses}
     return {
@@ -108,27 +134,35 @@ def _verdict(
     notes = []
     if unmeasured := [one.clause.id for one in judged if one.verdict is Verdict.NOT_MEASURED]:
         notes.append(f"not measured: {', '.join(unmeasured)}")
-    failed = _failed_checks(claim, samples)
+    failed = _failed_checks(claim, judged, samples)
     if failed and verdict not in (Verdict.FEW_SEEDS, Verdict.NOT_MEASURED):
         verdict = Verdict.INCONCLUSIVE
         notes.append(f"manipulation check (m cut by {CUT:.0%} in both windows): {', '.join(failed)}")
     if verdict is Verdict.INCONCLUSIVE and set(verdicts) == {Verdict.SUPPORTED} and not notes:
         notes.append(f"every clause holds, but not after Holm's correction (p {p_holm:.2g})")
+    notes += [one.sample.note for one in judged if one.clause.id == "C4.b" and one.sample.note]
     return verdict, "; ".join(notes)
 
 
-def _failed_checks(claim: Claim, samples: Mapping[str, Sample]) -> list[str]:
-    """C4's manipulation checks that do not hold: without them no finding of it means anything."""
+def _failed_checks(claim: Claim, judged: Sequence[Judged], samples: Mapping[str, Sample]) -> list[str]:
+    """C4's manipulation checks that do not hold."""
     if claim.id != "C4":
         return []
-    return [f"{name}: {state}" for name in CHECKS if (state := check(samples[name])) != "holds"]
+    seeds = checked_seeds(judged)
+    return [f"{name}: {state}" for name in CHECKS if (state := check(samples[name], seeds)) != "holds"]
 
 
-def check(sample: Sample) -> str:
-    """Whether a window cut m by 80%, on average over seeds: `holds`, `fails` or `not measured`."""
-    if not sample.values:
+def checked_seeds(judged: Sequence[Judged]) -> set[int]:
+    """The seeds that C4's verdict rests on: on each of them the manipulation must have been measured."""
+    return {seed for one in judged if one.clause.id in CHECKED for seed in one.sample.values}
+
+
+def check(sample: Sample, seeds: Collection[int]) -> str:
+    """Whether a window cut m by 80%, on average over these seeds: `holds`, `fails` or `not measured`."""
+    if not sample.values or not set(seeds) <= set(sample.values):
         return Verdict.NOT_MEASURED.value
-    return "holds" if sum(sample.values.values()) / len(sample.values) >= CUT else "fails"
+    values = [sample.values[seed] for seed in seeds or sample.values]
+    return "holds" if sum(values) / len(values) >= CUT - FLOAT32_SLACK else "fails"
 
 
 def _clause_record(judged: Judged) -> dict[str, Any]:
@@ -154,13 +188,13 @@ def _clause_record(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _beside_record(item: Beside, sample: Sample) -> dict[str, Any]:
+def _beside_record(item: Beside, sample: Sample, seeds: Collection[int]) -> dict[str, Any]:
     interval = paired_t(list(sample.values.values()))
     verdict = None
     if item.as_clause is not None:
         verdict = judge_clause(item.as_clause, sample).verdict.value
     elif item.id in CHECKS:
-        verdict = check(sample)
+        verdict = check(sample, seeds)
     sentence = fill(item.sentence, amount(interval, item.unit)) if sample.values else sample.missing
     return {
         "id": item.id,

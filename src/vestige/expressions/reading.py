@@ -69,6 +69,7 @@ _SPACED = ("+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=")
 _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 _BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
 _MINUS = 3
+_MOST_STEPS = 10**15
 _OPERAND = (
     f"Allowed are a number, -, (, a function of numbers ({', '.join(FUNCTIONS)}) and {', '.join(AGGREGATES)} of a "
     'column: mean(selectivity.csi_cv, condition="baseline", step=last)'
@@ -300,7 +301,7 @@ class _Parser:
         ranges = RANGES if name == "step" else ("epochs",)
         if token.kind == "number":
             value = self.number()
-            if name == "step" and value != int(value):
+            if name == "step" and (value != int(value) or value > _MOST_STEPS):
                 raise ExpressionError(f"step={token.text}", "Give a whole number of steps, or epoch=")
             return When(name, value)
         if token.kind == "name" and token.text in kinds:

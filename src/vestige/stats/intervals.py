@@ -92,4 +92,7 @@ def moments(values: Sequence[float]) -> tuple[float, float, int]:
         return math.nan, math.nan, 0
     if (x == x[0]).all():  # rounding in the mean must not invent a spread
         return float(x[0]), 0.0 if n > 1 else math.nan, n
-    return float(x.mean()), float(x.std(ddof=1) / math.sqrt(n)), n
+    reach = float(np.abs(x - x[0]).max())  # squares of very small differences would be 0
+    if not math.isfinite(reach):
+        return float(x.mean()), math.inf, n
+    return float(x.mean()), float(((x - x[0]) / reach).std(ddof=1) * (reach / math.sqrt(n))), n

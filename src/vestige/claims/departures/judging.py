@@ -14,7 +14,7 @@ from vestige.claims.registry import registered
 from vestige.claims.rules import Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import note
 from vestige.claims.terms import Claim, Direction, Verdict
-from vestige.claims.verdicts import CHECKS, EVIDENCE, check
+from vestige.claims.verdicts import CHECKS, EVIDENCE, check, checked_seeds
 from vestige.config import StudyConfig
 from vestige.stats.corrections import holm
 
@@ -162,7 +162,8 @@ def _claim_verdict(
     verdict = claim_verdict([one.verdict for one in judged], adjusted[claim.id])
     decided = (Verdict.FEW_SEEDS, Verdict.NOT_MEASURED)
     if claim.id == "C4" and verdict not in decided:
-        states = [check(checks.get(name, case.samples[name])) for name in CHECKS]
+        seeds = checked_seeds(judged)
+        states = [check(checks.get(name, case.samples[name]), seeds) for name in CHECKS]
         return verdict if set(states) == {"holds"} else Verdict.INCONCLUSIVE
     return verdict
 

@@ -56,7 +56,7 @@ def pooled(material: Material, peaks: Peaks = peak_steps) -> dict[str, Sample]:
     a, b, c, q = np.concatenate(parts, axis=1)
     note = f"n counts {len(a)} neurons of {len(curves)} seeds, as if each were a training of its own"
     found = (_log_ratios(a, b), _log_ratios(a, c), (a + c) / 2 - q, c)
-    return {name: _of_neurons(values, note) for name, values in zip(names, found, strict=True)}
+    return {name: _of_neurons(values, note, len(curves)) for name, values in zip(names, found, strict=True)}
 
 
 def with_dead(selectivity: pl.DataFrame) -> pl.DataFrame:
@@ -168,7 +168,7 @@ def _log_ratios(above: Array, below: Array) -> Array | str:
     return ratio if isinstance(ratio, str) else ratio + above / high - below / low
 
 
-def _of_neurons(values: Array | str, note: str) -> Sample:
+def _of_neurons(values: Array | str, note: str, seeds: int) -> Sample:
     if isinstance(values, str):
         return Sample(missing=values)
-    return Sample(dict(enumerate(values.tolist())), note=note)
+    return Sample(dict(enumerate(values.tolist())), note=note, trained=seeds)
