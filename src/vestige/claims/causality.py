@@ -1,5 +1,6 @@
 """C4: harm H(x) = final accuracy of the baseline minus that of x, and whether the windows cut selectivity."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -94,7 +95,7 @@ def _odd_windows(material: Material) -> str:
     """What must be known of the late window: another length than the early one's, or an end at the end of training."""
     roles, total = material.claims.roles, material.total_steps
     said, late = [_unequal_windows(material, roles.early, roles.late)], window_steps(material, roles.late)
-    if late and total and late[0] < total < late[1] + LAST_SHARE * total:
+    if late and total and late[1] > math.ceil((1 - LAST_SHARE) * total):
         said.append(f"{roles.late!r} acts in the last fifth of training (to step {min(late[1], total)} of {total})")
     return "; ".join(filter(None, said))
 
