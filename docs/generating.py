@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from units import unit_of
 
 import vestige
 from vestige import acting, cli, config
+from vestige.claims.registry import registered
+from vestige.claims.terms import Claim, Clause, Unit
 from vestige.runs.tables import COLUMNS, SCHEMA_VERSIONS
 
 MARK = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
@@ -120,6 +123,43 @@ def _default(field: Any) -> str:
     return f"`{json.dumps(value)}`".replace("|", "\\|")
 
 
+def claims() -> str:
+    """Every clause of the registered claims, and what is told beside them."""
+    shipped = config.load_study(Path(vestige.__file__).parent / "studies" / "digits.yaml")
+    return "\n\n".join(map(_claim, registered(shipped)))
+
+
+def _claim(claim: Claim) -> str:
+    rows = [
+        f"| {clause.id} | {_plain(clause.statistic)} | {clause.direction} | {_effect(clause)} |"
+        for clause in claim.clauses
+    ]
+    beside = [f"{item.id} ({_plain(item.statistic)})" for item in claim.beside if not item.id.startswith("C4.harm.")]
+    return "\n".join(
+        [
+            f"## {claim.id} {claim.title}",
+            f"*{claim.statement}.*\n",
+            "| clause | statistic | direction | smallest effect d |\n|---|---|---|---|",
+            *rows,
+            f"\nTold beside it, deciding nothing unless it is said below: {'; '.join(beside)}.",
+        ]
+    )
+
+
+def _plain(text: str) -> str:
+    return text.replace("*", r"\*").replace("|", r"\|")
+
+
+def _effect(clause: Clause) -> str:
+    d = clause.smallest_effect
+    match clause.unit:
+        case Unit.LN_RATIO:
+            return f"ln {math.exp(d):.3g}"
+        case Unit.ACCURACY:
+            return f"{100 * d:g} points ({'half of ' if clause.id == 'C4.d' else ''}`claims.accuracy_effect`)"
+    return f"{d:g} ({clause.unit})"
+
+
 def interventions() -> str:
     """The pages that stand beside the code of the interventions."""
     pages = (path.read_text(encoding="utf-8") for path in sorted(INTERVENTIONS.glob("*.md")))
@@ -142,6 +182,7 @@ def _said(kind: type) -> dict[str, str]:
 
 
 MAKERS: dict[str, Callable[[], str]] = {
+    "claims": claims,
     "commands": commands,
     "interventions": interventions,
     "python": python,

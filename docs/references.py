@@ -46,6 +46,16 @@ MORE = r"""
   year    = {1984},
 }
 
+@article{berger1982multiparameter,
+  author  = {Berger, Roger L.},
+  title   = {Multiparameter hypothesis testing and acceptance sampling},
+  journal = {Technometrics},
+  volume  = {24},
+  number  = {4},
+  pages   = {295--300},
+  year    = {1982},
+}
+
 @article{student1908probable,
   author  = {{Student}},
   title   = {The probable error of a mean},
