@@ -66,7 +66,9 @@ def test_claims_are_written_down_once_with_no_result_yet(folder):
     registration, changed = told(folder)
     assert registration["before_results"]
     assert registration["note"].startswith("registered on 20")
-    assert registration["note"].endswith(" UTC, before there was any result")
+    assert registration["note"].endswith(f" UTC (hash {entry['hash']}), before there was any result")
+    assert registration["now"] is None
+    assert registration["broken"] == []
     assert registration["edits"] == registration["changed"] == []
     assert not any(changed.values())
 
@@ -80,6 +82,7 @@ def test_editing_before_any_result_is_free(folder):
     registration, changed = told(folder)
     assert registration["before_results"]
     assert registration["hash"] == read_registration(folder)[1]["hash"]
+    assert "changed" not in registration["note"]
     assert not any(changed.values())
 
 
@@ -226,13 +229,23 @@ DAMAGED = [
     *({**WHOLE, name: value} for name, value in (("when", 3), ("when", "then"), ("runs", None), ("hash", 1))),
     {**WHOLE, "claims": {"C1": 5}},
     {**WHOLE, "claims": {"C1": {"rise": 5}}},
+    {**WHOLE, "wording": {"mine": 5}},
+    {**WHOLE, "seal": 5},
     EMPTY,
 ]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"entries": [{}]}', '{"entries": [3]}', "{}", *(json.dumps({"entries": [one]}) for one in DAMAGED)],
+    [
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"entries": [{}]}',
+        '{"entries": [3]}',
+        "{}",
+        *(json.dumps({"entries": [one]}) for one in DAMAGED),
+    ],
 )
 def test_a_damaged_registration_is_not_silently_begun_anew(folder, text):
     registered_in(folder).write_text(text)

@@ -2,58 +2,58 @@
 
 An entry is added when a study's folder is first made, and whenever what decides a verdict, the wording of a claim, or
 a setting that matters to claims has changed since; none is ever removed. An entry is
-`{when, vestige, hash, runs, tables, claims, shared, wording, settings}`: `hash` is of `claims` (statistic, direction
-and smallest effect of every clause, by claim) and `shared` (what all claims depend on). The seeds are no part of it,
-since more of them may be needed to decide; that they changed is told, as a setting.
+`{when, vestige, hash, runs, tables, claims, shared, wording, settings, seal}`: `hash` is of `claims` (statistic,
+direction and smallest effect of every clause, by claim) and `shared` (what all claims depend on). The seeds are no
+part of it, since more of them may be needed to decide; that they changed is told, as a setting. `seal` is the hash of
+the rest of the entry and of the seal before it, so that a hand's edit is told; earlier versions wrote none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 from vestige import __version__
-from vestige.config import StudyConfig, differences
+from vestige.config import StudyConfig
 from vestige.errors import StoreError
 from vestige.runs.manifest import read_manifest
 from vestige.runs.store import RunFolder, StudyFolder, read_json, update_json, value_hash
+from vestige.study.edits import KINDS, Entry, changes, counted, day, edits_in_words
 from vestige.study.plan import Plan
 
 REGISTRATION_VERSION = 1
-SECTIONS = ("claims", "shared", "wording", "settings")
-Entry = dict[str, Any]
 
 
-def register(plan: Plan, folder: StudyFolder) -> None:
+def register(plan: Plan, folder: StudyFolder) -> str:
     """Add an entry where there is none, or the last one says otherwise.
+
+    Returns:
+      What is to be said of it, with the hash; nothing where the claims stood there already.
 
     Raises:
       StoreError: what was registered cannot be read.
     """
-    path = registered_in(folder)
     entries = read_registration(folder)
     now = _claimed(plan.study) | {"settings": _settings(plan)}
-    if entries and not any(_changes(entries[-1], now)):
-        return
+    if not _is_new(entries, now):
+        return ""
     runs, tables = _results(folder)
-    entry = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "vestige": __version__,
-        "hash": value_hash([now["claims"], now["shared"]]),
-        "runs": runs,
-        "tables": tables,
-        **now,
-    }
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    added = {"when": when, "vestige": __version__, "hash": _hash(now), "runs": runs, "tables": tables, **now}
 
     def add(stored: dict[str, Any]) -> dict[str, Any]:
         known = stored.get("entries", [])
-        if known and not any(_changes(known[-1], now)):
+        if not _is_new(known, now):
             return stored  # another process was faster
-        return {"version": REGISTRATION_VERSION, "entries": [*known, entry]}
+        sealed = {**added, "seal": _seal(added, known)}
+        return {"version": REGISTRATION_VERSION, "entries": [*known, sealed]}
 
-    update_json(path, add)
+    update_json(registered_in(folder), add)
+    if not now["claims"] or (entries and _hash(entries[-1]) == added["hash"]):
+        return ""
+    there = f"with {counted(added)} there" if _had_results(added) else "before there is any result"
+    return f"claims registered {there}: hash {added['hash']}; put it where others can see it"
 
 
 def read_registration(folder: StudyFolder) -> list[Entry]:
@@ -66,9 +66,9 @@ def read_registration(folder: StudyFolder) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        stored = read_json(path)
-        if all(_is_whole(entry) for entry in stored["entries"]):
-            return stored["entries"]
+        entries = read_json(path)["entries"]
+        if isinstance(entries, list) and all(map(_is_whole, entries)):
+            return entries
         found = "an entry lacks a part"
     except (StoreError, AttributeError, KeyError, TypeError, ValueError) as error:
         found = getattr(error, "found", f"{type(error).__name__}: {error}")
@@ -84,11 +84,14 @@ def _is_whole(entry: Mapping[str, Any]) -> bool:
     """Whether an entry has all that is read of it."""
     datetime.fromisoformat(entry["when"])
     clauses = [clause for clauses in entry["claims"].values() for clause in clauses.values()]
+    words = entry["wording"].values()
     return (
-        all(isinstance(entry[name], Mapping) for name in SECTIONS)
+        all(isinstance(entry[name], Mapping) for name in KINDS)
         and all(isinstance(clause, Mapping) for clause in clauses)
+        and all(isinstance(one["sentences"], Mapping) for one in words)
         and all(isinstance(entry[name], int) for name in ("runs", "tables"))
         and isinstance(entry["hash"], str)
+        and isinstance(entry.get("seal", ""), str)
     )
 
 
@@ -101,27 +104,25 @@ def tell_registration(entries: Sequence[Entry]) -> dict[str, Any]:
     """What `claims.json` and the report say of it.
 
     Returns:
-      `{hash, when, before_results, note, edits: [{when, runs, tables, section, claim, field, before, after}]}`: of
-      edits those made when there were results; `claim` is empty where they are of all claims.
+      `{hash, when, before_results, now: {hash, when, runs, tables}, note, broken: [...], edits: [{when, runs, tables,
+      section, claim, field, before, after}]}`: `hash` and `when` are of what was registered before results, or first;
+      `now` is what stands there since, None where that is the same; `broken` says what was edited by hand; of edits
+      those made once there were results; `claim` is empty where they are of all claims.
     """
     if not entries:
-        return {"hash": None, "when": None, "before_results": False, "note": _UNREGISTERED, "edits": []}
+        told = {"hash": None, "when": None, "before_results": False, "now": None}
+        return {**told, "note": _UNREGISTERED, "broken": [], "edits": []}
     first = [entries[0], *takewhile(lambda entry: not _had_results(entry), entries)][-1]
-    before = not _had_results(first)
-    note = f"registered on {_day(first)}, before there was any result"
-    if not before:
-        note = f"not registered before results: first written down on {_day(first)}, with {_counted(first)} there"
+    late = not _had_results(first) and not first["claims"] and bool(entries[-1]["claims"])
+    edits, broken, now = list(_edits(entries)), list(_broken(entries)), _now(entries, first)
     return {
-        "hash": entries[-1]["hash"],
+        "hash": _hash(first),
         "when": first["when"],
-        "before_results": before,
-        "note": note,
-        "edits": [
-            {**{name: after[name] for name in ("when", "runs", "tables")}, **change}
-            for former, after in pairwise(entries)
-            if _had_results(after)
-            for change in _changes(former, after)
-        ],
+        "before_results": not (_had_results(first) or late or broken),
+        "now": now,
+        "note": _doubted(broken) + _registered(first, late=late) + _changed(edits, now) + _unsealed(entries),
+        "broken": broken,
+        "edits": edits,
     }
 
 
@@ -137,83 +138,75 @@ def add_registration(verdicts: dict[str, Any], entries: Sequence[Entry]) -> dict
     return {**verdicts, "registration": {**told, "changed": others}, "claims": claims}
 
 
-def edits_in_words(edits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """`changed on ..., with 10 runs and 200 tables there: rise.smallest_effect from 0.18 to 0.1`."""
-    for when in dict.fromkeys(edit["when"] for edit in edits):
-        changes = [edit for edit in edits if edit["when"] == when]
-        said = "; ".join(map(_in_words, changes))
-        yield f"changed on {_day(changes[0])}, with {_counted(changes[0])} there: {said}"
-
-
 _UNREGISTERED = "not registered: `vestige run` writes down what is claimed before there are results"
 
 
-def _in_words(edit: Mapping[str, Any]) -> str:
-    field, before, after = edit["field"] or f"claim {edit['claim']}", edit["before"], edit["after"]
-    if edit["section"] == "claims" and (before is None or after is None):
-        return f"{field} was {'added' if before is None else 'removed'}"
-    return f"{field} from {_short(before)} to {_short(after)}"
+def _edits(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """Changes made once there had been results, be they there no longer."""
+    for place, after in enumerate(entries):
+        if place and any(map(_had_results, entries[: place + 1])):
+            made = {name: after[name] for name in ("when", "runs", "tables")}
+            yield from ({**made, **change} for change in changes(entries[:place], after))
 
 
-def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+def _now(entries: Sequence[Entry], first: Entry) -> dict[str, Any] | None:
+    """What stands there if it is not what was registered, from the entry that brought it."""
+    present = _hash(entries[-1])
+    if present == _hash(first):
+        return None
+    since = list(takewhile(lambda entry: _hash(entry) == present, reversed(entries)))[-1]
+    return {"hash": present, **{name: since[name] for name in ("when", "runs", "tables")}}
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What differs between two entries; a setting that the former did not have yet says nothing."""
-    claims = {**before["claims"], **after["claims"]}
-    after = _arranged(after, before)
-    for section in SECTIONS:
-        for path, one, other in differences(before[section], after[section]):
-            if section == "settings" and not _has(before[section], path):
-                continue
-            if _reordered(one, other):
-                continue
-            if section in ("wording", "shared") and (one is None or other is None):
-                continue  # that a claim, or claims at all, came or went is told once
-            claim, field = _parted(path, claims) if section in ("claims", "wording") else ("", path)
-            yield {"section": section, "claim": claim, "field": field, "before": one, "after": other}
+def _registered(first: Entry, *, late: bool) -> str:
+    if late:
+        return f"not registered before results: on {day(first)} the study claimed nothing"
+    if _had_results(first):
+        written = f"first written down on {day(first)} (hash {_hash(first)}), with {counted(first)} there"
+        return f"not registered before results: {written}"
+    return f"registered on {day(first)} (hash {_hash(first)}), before there was any result"
 
 
-def _arranged(entry: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with the clauses of each own claim as in another entry, where they only changed places.
-
-    Clauses without an id are a, b, c ... by their place, and a claim is the same in whatever order they stand.
-    """
-    claims, wording = dict(entry["claims"]), dict(entry["wording"])
-    for claim in wording:
-        if sorted(map(repr, _clauses(entry, claim))) == sorted(map(repr, _clauses(like, claim))):
-            claims[claim] = like["claims"][claim]
-            wording[claim] = {**wording[claim], "sentences": like["wording"][claim]["sentences"]}
-    return {**entry, "claims": claims, "wording": wording}
+def _changed(edits: Sequence[Mapping[str, Any]], now: Mapping[str, Any] | None) -> str:
+    kinds = list(dict.fromkeys(KINDS[edit["section"]] for edit in edits))
+    named = " and ".join(part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part)
+    present = f" (hash {now['hash']} since {day(now)}, with {counted(now)} there)" if now else ""
+    return f"; {named} were changed after there were results{present}" if kinds else ""
 
 
-def _clauses(entry: Mapping[str, Any], claim: str) -> list[Any]:
-    """What each clause of a claim compares and how it is told; of one with an id of its own, with the id."""
-    sentences = entry["wording"].get(claim, {}).get("sentences", {})
-    return [
-        ("" if name in tuple(ascii_lowercase) else name, sorted(clause.items()), sentences.get(name))
-        for name, clause in entry["claims"].get(claim, {}).items()
-    ]
+def _doubted(broken: Sequence[str]) -> str:
+    said = f"not verifiably registered: claims-registered.json was edited by hand ({'; '.join(broken)}); it says: "
+    return said if broken else ""
 
 
-def _reordered(one: Any, other: Any) -> bool:
-    """Whether two lists of words or numbers differ in their order alone, which decides nothing."""
-    lists = isinstance(one, list) and isinstance(other, list)
-    return lists and sorted(map(repr, one)) == sorted(map(repr, other))
+def _unsealed(entries: Sequence[Entry]) -> str:
+    return "" if all("seal" in entry for entry in entries) else "; not sealed, as an earlier version wrote it"
 
 
-def _has(settings: Mapping[str, Any], path: str) -> bool:
-    """Whether there is something, be it None, at a dotted path; names may hold dots."""
-    within = (key for key in settings if path.startswith(f"{key}.") and isinstance(settings[key], Mapping))
-    return path in settings or any(_has(settings[key], path[len(key) + 1 :]) for key in within)
+def _broken(entries: Sequence[Entry]) -> Iterator[str]:
+    """What shows that a hand was at the file. Whoever makes seals anew is found out by a hash that others saw alone."""
+    for place, entry in enumerate(entries):
+        if entry["hash"] != _hash(entry):
+            yield f"the entry of {day(entry)} gives the hash {entry['hash'][:64]!r}, and its claims have {_hash(entry)}"
+        if "seal" in entry:
+            if entry["seal"] != _seal(entry, entries[:place]):
+                yield f"the seal of the entry of {day(entry)} is broken: it, or what stood before it, was changed"
+        elif any("seal" in before for before in entries[:place]):
+            yield f"the entry of {day(entry)} has no seal, and one before it has"
 
 
-def _parted(path: str, claims: Mapping[str, Any]) -> tuple[str, str]:
-    """The claim and the rest of a dotted path; ids may hold dots."""
-    claim = max((name for name in claims if path == name or path.startswith(f"{name}.")), key=len)
-    return claim, path[len(claim) + 1 :]
+def _hash(entry: Mapping[str, Any]) -> str:
+    return value_hash([entry["claims"], entry["shared"]])
+
+
+def _seal(entry: Mapping[str, Any], known: Sequence[Entry]) -> str:
+    """Hash of an entry and of the seal before it; of the whole entry before it, if that has none."""
+    unsealed = {name: value for name, value in entry.items() if name != "seal"}
+    return value_hash([unsealed, (known[-1].get("seal") or value_hash(known[-1])) if known else None])
+
+
+def _is_new(known: Sequence[Entry], now: Mapping[str, Any]) -> bool:
+    return not known or any(True for _ in changes(known, now))
 
 
 def _claimed(study: StudyConfig) -> dict[str, Any]:
@@ -275,12 +268,3 @@ def _results(folder: StudyFolder) -> tuple[int, int]:
 
 def _had_results(entry: Mapping[str, Any]) -> bool:
     return entry["runs"] > 0 or entry["tables"] > 0
-
-
-def _counted(entry: Mapping[str, Any]) -> str:
-    parts = ((entry["runs"], "run"), (entry["tables"], "table"))
-    return " and ".join(f"{n:,} {word}{'s' if n != 1 else ''}" for n, word in parts)
-
-
-def _day(entry: Mapping[str, Any]) -> str:
-    return str(entry["when"]).replace("T", " ").replace("+00:00", " UTC")
