@@ -96,6 +96,57 @@ def test_a_setting_without_a_usable_value_is_refused(field: str, values: list[st
     assert words in str(caught.value)
 
 
+OWN = {
+    name: {
+        "statement": "It is so",
+        "clauses": [
+            {"statistic": 'mean(selectivity.csi, condition="baseline", step=last)', "smallest_effect": 1},
+            {"id": "harm", "statistic": 'mean(history.top1, condition="baseline", step=last)', "smallest_effect": 1},
+        ],
+    }
+    for name in ("grows", "recovers")
+}
+
+
+@pytest.mark.parametrize("own", [OWN, [{"id": name, **claim} for name, claim in OWN.items()]], ids=["by id", "listed"])
+@pytest.mark.parametrize("claim", ["recovers", "1"])
+@pytest.mark.parametrize(("clause", "place"), [("0", 0), ("a", 0), ("1", 1), ("harm", 1)])
+def test_own_claims_and_their_clauses_are_set_by_id_and_by_place(tmp_path: Path, own, claim, clause, place):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "claims": {"early_window": 5, "own": own}}))
+    study = load_study(path, [(f"claims.own.{claim}.clauses.{clause}.smallest_effect", 0.3)])
+    assert study.claims is not None
+    effects = [clause.smallest_effect for claim in study.claims.own for clause in claim.clauses]
+    assert effects == [1, 1, *([0.3, 1] if place == 0 else [1, 0.3])]
+    assert load_study(path, [(f"claims.own.{claim}.statement", "Other")]).claims.own[1].statement == "Other"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.parametrize(
+    ("own", "field", "words"),
+    [
+        (OWN, "recoers.clauses.0.unit", "there is no claim 'recoers'. Did you mean 'recovers' or 'grows'?"),
+        (OWN, "7.clauses.0.unit", "there is no claim '7'. Choose one of 'grows', 'recovers'."),
+        (OWN, "grows.clauses.hram.unit", "'hram' is to be found in a list of 2. Did you mean 'harm'?"),
+        ([{"id": "x", **OWN["grows"]}], "y.statement", "'y' is to be found in a list of 1. Choose one of 'x', '0'."),
+        ({}, "x.clauses.0.unit", "there is no claim 'x'. Write it in the study's YAML file."),
+    ],
+)
+def test_an_own_claim_that_is_not_there_is_named(tmp_path: Path, own, field: str, words: str):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "claims": {"early_window": 5, "own": own}}))
+    with pytest.raises(ConfigError) as caught:
+        load_study(path, [(f"claims.own.{field}", "steps")])
+    assert str(caught.value) == f"setting --claims.own.{field}: {words}"
+
+
+@pytest.mark.parametrize("part", ["statement", "title", "sentence", "statistic"])
+def test_what_cannot_be_printed_is_refused_in_claims(part: str):
+    claim = {"statement": "It is so", "clauses": [{**OWN["grows"]["clauses"][0]}]}
+    (claim if part in ("statement", "title") else claim["clauses"][0])[part] = "red \x1b[31m {}"
+    with pytest.raises(ConfigError, match=rf"{part}: it has '.x1b', which cannot be printed.*Write it without '.x1b'"):
+        parse_study({**MINIMAL, "claims": {"early_window": 5, "own": {"x": claim}}}, source="x")
+
+
 def test_a_setting_inside_a_value_is_refused(tmp_path: Path):
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_lowercase
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vestige.acting import ConditionConfig, Config, Window, name_interventions
 from vestige.errors import nearest
@@ -14,8 +14,22 @@ from vestige.expressions.reading import parse
 REGISTERED = ("C1", "C2", "C3", "C4")
 MOST_CLAUSES = len(ascii_lowercase)
 
-Line = Annotated[str, Field(max_length=500), BeforeValidator(lambda v: " ".join(v.split()) if _is_short(v) else v)]
-"""One line of text, its spaces collapsed."""
+
+def _printable(text: str) -> str:
+    """The text; a terminal would obey what cannot be printed."""
+    for character in text:
+        if not (character.isprintable() or character.isspace()):
+            raise ExpressionError(f"it has {character!r}, which cannot be printed", f"Write it without {character!r}")
+    return text
+
+
+Line = Annotated[
+    str,
+    Field(max_length=500),
+    BeforeValidator(lambda v: " ".join(v.split()) if _is_short(v) else v),
+    AfterValidator(_printable),
+]
+"""One line of text that can be printed, its spaces collapsed."""
 
 
 class Roles(Config):
@@ -34,7 +48,7 @@ class OwnClauseConfig(Config):
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)] | None = None
     """None: a, b, c ... by its place."""
-    statistic: str
+    statistic: Annotated[str, AfterValidator(_printable)]
     """An expression over the tables, one number a seed: see docs/how-to/claim-your-own.md."""
     direction: Literal["at least", "surely at least", "below"] = "at least"
     """`at least`: 95% interval above 0 and estimate >= d; `surely at least`: lower end >= d; `below`: one-sided upper

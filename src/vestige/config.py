@@ -6,6 +6,7 @@ every default written out.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
@@ -387,28 +388,55 @@ def _is_sequence(path: Sequence[str]) -> bool:
 
 
 def _lay(settings: Any, field: str, value: Any) -> None:
-    """Set a dotted field in nested mappings and lists, making the mappings that are missing."""
+    """Set a dotted field in nested mappings and lists, making the mappings that are missing.
+
+    Own claims are found by id and by place, whether they are a mapping or a list.
+    """
     *parents, last = field.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents):
         if isinstance(settings, dict):
-            if settings.get(parent) is None:
-                settings[parent] = {}
-            settings = settings[parent]
+            key = _claim_at(settings, field) if parents[:depth] == ["claims", "own"] else parent
+            if settings.get(key) is None:
+                settings[key] = {}
+            settings = settings[key]
         else:
             settings = settings[_place(settings, parent, field)]
     if isinstance(settings, dict):
-        settings[last] = value
+        settings[_claim_at(settings, field) if parents == ["claims", "own"] else last] = value
     else:
         settings[_place(settings, last, field)] = value
 
 
+def _claim_at(claims: Mapping[str, Any], field: str) -> str:
+    """The own claim that a field is of, named by its id or its place; no id begins with a digit."""
+    part, *below = field.split(".")[2:]
+    if part.isdecimal() and int(part) < len(claims):
+        return list(claims)[int(part)]
+    if part not in claims and len(below) > 1:
+        remedy = nearest(part, claims) if claims else "Write it in the study's YAML file"
+        raise ConfigError(f"setting --{field}", found=f"there is no claim {part!r}", remedy=remedy)
+    return part
+
+
 def _place(values: Any, part: str, field: str) -> int:
-    if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+    listed = values if isinstance(values, list) else []
+    names = [_name(one, place) for place, one in enumerate(listed)] if field.startswith("claims.own.") else []
+    if part in names:
+        return names.index(part)
+    if part.isdecimal() and int(part) < len(listed):
         return int(part)
     shown = f"a list of {len(values)}" if isinstance(values, list) else f"the value {values!r}"
     raise ConfigError(
-        f"setting --{field}", found=f"{part!r} is to be found in {shown}", remedy="See the study's YAML file"
+        f"setting --{field}",
+        found=f"{part!r} is to be found in {shown}",
+        remedy=nearest(part, [*names, *map(str, range(len(listed)))]) if listed else "See the study's YAML file",
     )
+
+
+def _name(one: Any, place: int) -> str:
+    """The id of an own claim or of a clause; a clause without one is a, b, c ... by its place."""
+    given = one.get("id") if isinstance(one, Mapping) else None
+    return str(given) if given is not None else ascii_lowercase[place : place + 1]
 
 
 def _explain(problem: Any) -> tuple[str, str]:
