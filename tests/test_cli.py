@@ -203,7 +203,7 @@ def test_measuring_nothing_trained_is_refused(vestige, tiny: Path, tmp_path: Pat
         done = vestige(command, str(tiny))
         assert done.returncode == 2
         assert "no run of it is trained. Train first: `vestige train`" in done.stderr
-    assert not (tmp_path / "studies/tiny/study.yaml").exists()
+    assert not (tmp_path / "studies").exists()
 
 
 def test_a_full_disk_is_said(vestige, begun: Path, monkeypatch: pytest.MonkeyPatch):
@@ -249,6 +249,10 @@ def test_status_counts_what_is_done_and_what_it_costs(vestige, tiny: Path, begun
     said = vestige("status", "begun").stdout
     assert "training runs: 3 done, 0 running, 0 missing, 0 stale" in said
     assert "left to do: nothing" in said
+    assert vestige("claims", "begun", "--claims.accuracy_effect", "0.05").returncode == 0
+    assert "left to do: report\n" in vestige("status", "begun").stdout
+    assert vestige("report", "begun").returncode == 0
+    assert "left to do: nothing" in vestige("status", "begun").stdout
     shutil.rmtree(begun / "runs/late")
     said = vestige("status", "begun").stdout
     assert "1 missing" in said

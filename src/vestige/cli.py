@@ -288,6 +288,9 @@ def _run_study(command: _OnStudy, settings: list[tuple[str, Any]], followers: "F
         _print_verdicts(outcome.claims)
     if outcome.report:
         print(f"report: {_relative(outcome.report)}")
+    if outcome.older:
+        page, folder = _relative(outcome.older), _relative(study.folder.path)
+        print(f"report: {page} is older than this; `vestige report {folder}` writes it again")
     for error in {str(error): error for error in outcome.errors.values()}.values():
         _complain(error, command.debug)
     return 2 if outcome.errors else 0
@@ -327,8 +330,13 @@ def _print_verdicts(claims: dict[str, Any]) -> None:
         console.print(f"[bold]{claim['id']}[/bold] {escape(claim['title'])}: [bold]{claim['verdict']}[/bold]")
         for line in (claim["sentence"], *claim.get("changed", ())):
             console.print(f"   {line}", markup=False)
-    if registration := claims.get("registration"):
-        console.print(f"The claims were {registration['note']}.", markup=False)
+    registration = claims["registration"]
+    for line in registration["broken"]:
+        console.print(f"claims-registered.json was edited by hand: {line}.", markup=False)
+    for line in registration["changed"]:
+        console.print(f"{line[0].upper()}{line[1:]}.", markup=False)
+    said = f"The claims were {registration['note']}." if claims["claims"] else "The study registers no claims."
+    console.print(said, markup=False)
 
 
 def _status(command: Status, settings: list[tuple[str, Any]]) -> int:

@@ -3,6 +3,8 @@
 from vestige.config import dump_study
 from vestige.study.study import Study
 
+STATISTIC = 'mean(selectivity.csi, condition="baseline", step=last)'
+
 
 def begun(folder):
     study = Study.load("digits", out=folder)
@@ -25,6 +27,22 @@ def test_a_setting_and_a_whole_part_are_said(tmp_path):
     assert images.endswith(", is 64")
     assert cumulative.startswith('setting of the study changed: measurements.cumulative was {"split": "test", ')
     assert cumulative.endswith(" ..., is null")
+
+
+def test_what_changed_within_own_claims_is_said(tmp_path):
+    long = {"statement": "It is so", "clauses": [{"statistic": f"{STATISTIC} + {'0 + ' * 50}1", "smallest_effect": 1}]}
+    short = {"statement": "So is this", "clauses": [{"statistic": STATISTIC, "smallest_effect": 0.02}]}
+    first = Study.load("digits", out=tmp_path, overrides=[("claims.own", {"x": long, "y": short})])
+    first.folder.study_yaml.write_text(dump_study(first.config))
+    short["clauses"][0]["smallest_effect"] = 0.01999999
+    long["clauses"][0]["statistic"] += "2"
+    changed = Study.load("digits", out=tmp_path, overrides=[("claims.own", {"x": long, "y": short})]).changes()
+    statistic, effect = (line.removeprefix("setting of the study changed: claims.own.") for line in changed)
+    was, now = statistic.split(", is ")
+    assert statistic.startswith("x.clauses.a.statistic was ")
+    assert was.endswith('0 + 1"')
+    assert now.endswith('0 + 12"')
+    assert effect == "y.clauses.a.smallest_effect was 0.02, is 0.01999999"
 
 
 def test_a_part_that_comes_back_is_said_with_its_defaults(tmp_path):

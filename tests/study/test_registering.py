@@ -269,6 +269,44 @@ def test_a_real_study_registers_before_it_trains_and_its_report_tells_an_edit(ve
     assert "After results existed this claim was changed on 20" in page
 
 
+def test_the_commands_say_what_the_report_says_and_that_the_report_is_older(vestige, one_run: Path, tmp_path: Path):
+    study = Path(shutil.copytree(one_run, tmp_path / "begun"))
+    (entry,) = read_registration(StudyFolder(study))
+    assert vestige("report", "begun").returncode == 0
+    said = vestige("claims", "begun").stdout
+    assert said.endswith(f" UTC (hash {entry['hash']}), before there was any result.\n")
+    assert "older than" not in said + vestige("status", "begun").stdout
+    said = vestige("claims", "begun", "--claims.judge", "C1", "--seeds", "0", "1").stdout
+    assert "there: claim C2 was removed; claim C3 was removed; claim C4 was removed; seeds from [0] to [0, 1]." in said
+    assert f"(hash {entry['hash']}), before there was any result; claims and settings were changed after there" in said
+    assert said.endswith(
+        f"report: {Path('begun/report/index.html')} is older than this; `vestige report begun` writes it again\n"
+    )
+    assert f"report: {study / 'report/index.html'} (older than" in vestige("status", "begun").stdout
+    done = vestige("claims", "begun", "--claims", "null")
+    assert "The study registers no claims." in done.stdout
+    assert "claim C1 was removed" in done.stdout
+    stored = read_json(study / "claims.json")
+    assert (stored["claims"], stored["note"]) == ([], "the study registers no claims")
+    registered_in(StudyFolder(study)).write_text(
+        registered_in(StudyFolder(study)).read_text().replace('"runs": 1', '"runs": 0')
+    )
+    assert vestige("report", "begun", "--claims.early_window", "5").returncode == 0
+    page = (study / "report" / "index.html").read_text()
+    assert "<strong>claims-registered.json was edited by hand</strong>" in page
+    assert "The claims were not verifiably registered: " in page
+    said = vestige("claims", "begun").stdout
+    assert "claims-registered.json was edited by hand: the seal of the entry of 20" in said
+    assert "The claims were not verifiably registered: " in said
+
+
+def test_a_run_says_the_hash_before_it_trains(vestige, tiny: Path, tmp_path: Path):
+    done = vestige("train", "tiny.yaml", "--only", "baseline", "--seeds", "0", "--out", "new")
+    assert done.returncode == 0, done.stderr
+    (entry,) = read_registration(StudyFolder(tmp_path / "new"))
+    assert f"claims registered before there is any result: hash {entry['hash']}" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("statistic", "words"),
     [

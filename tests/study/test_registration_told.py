@@ -69,7 +69,9 @@ def test_a_smallest_effect_that_a_hand_edited_is_told_with_the_hash_of_what_stan
     assert len(registration["broken"]) == 2
     assert before in registration["broken"][0]
     assert "seal" in registration["broken"][1]
-    assert registration["note"].startswith("not verifiably registered: claims-registered.json was edited by hand (")
+    assert registration["note"].startswith(
+        "not verifiably registered: claims-registered.json was edited by hand; it says"
+    )
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def tell_registration(entries: Sequence[Entry]) -> dict[str, Any]:
         "when": first["when"],
         "before_results": not (_had_results(first) or late or broken),
         "now": now,
-        "note": _doubted(broken) + _registered(first, late=late) + _changed(edits, now) + _unsealed(entries),
+        "note": (_EDITED if broken else "") + _registered(first, late=late) + _changed(edits, now) + _unsealed(entries),
         "broken": broken,
         "edits": edits,
     }
@@ -138,6 +138,7 @@ def add_registration(verdicts: dict[str, Any], entries: Sequence[Entry]) -> dict
     return {**verdicts, "registration": {**told, "changed": others}, "claims": claims}
 
 
+_EDITED = "not verifiably registered: claims-registered.json was edited by hand; it says that they were "
 _UNREGISTERED = "not registered: `vestige run` writes down what is claimed before there are results"
 
 
@@ -172,11 +173,6 @@ def _changed(edits: Sequence[Mapping[str, Any]], now: Mapping[str, Any] | None) 
     named = " and ".join(part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part)
     present = f" (hash {now['hash']} since {day(now)}, with {counted(now)} there)" if now else ""
     return f"; {named} were changed after there were results{present}" if kinds else ""
-
-
-def _doubted(broken: Sequence[str]) -> str:
-    said = f"not verifiably registered: claims-registered.json was edited by hand ({'; '.join(broken)}); it says: "
-    return said if broken else ""
 
 
 def _unsealed(entries: Sequence[Entry]) -> str:

@@ -23,7 +23,7 @@ from vestige.runs.store import (
 from vestige.runs.tables import empty
 from vestige.study.plan import Plan, Unit
 from vestige.study.portraits import find_portraits
-from vestige.study.registering import add_registration, read_registration
+from vestige.study.registering import add_registration, read_registration, tell_registration
 
 KINDS = ("selectivity", "ablation", "cumulative", "linearity")
 
@@ -34,11 +34,9 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
     What each departure of the released code would make of them stands there too, and in `departures.parquet`.
     """
     with wait_lock(folder.lock("claims")):
+        if stored := _current_claims(plan, folder):
+            return stored
         key = input_key(plan, folder, "claims")
-        if folder.claims.exists():
-            stored = read_json(folder.claims)
-            if stored.get("key") == key and folder.departures.exists():
-                return stored
         tables, classes = gather(plan, folder), len(plan.facts.class_names)
         verdicts = {"key": key, **judge_study(plan.study, tables, classes=classes)}
         verdicts["departures"] = judge_departures(plan.study, tables, verdicts, classes=classes)
@@ -48,9 +46,29 @@ def make_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
         return verdicts
 
 
+def has_claims(plan: Plan, folder: StudyFolder) -> bool:
+    """Whether the verdicts are those of the tables and claims as they are."""
+    return _current_claims(plan, folder) is not None
+
+
+def _current_claims(plan: Plan, folder: StudyFolder) -> dict[str, Any] | None:
+    stored = read_json(folder.claims) if folder.claims.exists() and folder.departures.exists() else {}
+    return stored if stored.get("key") == input_key(plan, folder, "claims") else None
+
+
+def has_report(plan: Plan, folder: StudyFolder) -> bool:
+    """Whether the report is that of the tables and claims as they are."""
+    record = _record(folder)
+    return record.exists() and _is_current(folder, read_json(record), input_key(plan, folder, "report"), verify=False)
+
+
+def _record(folder: StudyFolder) -> Path:
+    return folder.report / "provenance.json"
+
+
 def make_report(plan: Plan, folder: StudyFolder, claims: dict[str, Any] | None, *, verify: bool = False) -> bool:
     """Write the report, unless it stands there made from these tables; return whether it was written."""
-    record = folder.report / "provenance.json"
+    record = _record(folder)
     with wait_lock(folder.lock("report")):
         key = input_key(plan, folder, "report")
         if record.exists() and _is_current(folder, read_json(record), key, verify=verify):
@@ -117,7 +135,7 @@ def input_key(plan: Plan, folder: StudyFolder, what: str) -> str:
             what,
             __version__,
             study,
-            read_registration(folder),
+            tell_registration(read_registration(folder)),
             [
                 [
                     *name,

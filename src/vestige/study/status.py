@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from vestige.config import load_study
 from vestige.runs.manifest import read_manifest
@@ -16,6 +17,8 @@ NOT_CALIBRATED = "not calibrated"
 
 def describe(study: Study) -> Iterator[str]:
     """Lines that tell how far a study is."""
+    from vestige.study.results import has_claims, has_report
+
     yield f"study {study.config.name} in {study.folder.path}"
     calibration = cost.read_calibration()
     plan = study.plan()
@@ -30,10 +33,11 @@ def describe(study: Study) -> Iterator[str]:
         counts = Counter(state for unit, state in states.items() if (unit.step is None) == stage)
         yield f"{title}: " + ", ".join(f"{counts[s]} {s}" for s in ("done", "running", "missing", "stale"))
     left = [unit for unit, state in states.items() if state != "done"]
-    yield "left to do: " + (_cost(plan, left, study.folder, calibration) if left else "nothing")
-    yield f"claims: {study.folder.claims if study.folder.claims.exists() else 'not judged yet'}"
-    page = study.folder.report / "index.html"
-    yield f"report: {page if page.exists() else 'not written yet'}"
+    older = {"claims": not has_claims(plan, study.folder), "report": not has_report(plan, study.folder)}
+    rest = " and ".join(name for name, is_older in older.items() if is_older) or "nothing"
+    yield "left to do: " + (_cost(plan, left, study.folder, calibration) if left else rest)
+    yield f"claims: {_made(study.folder.claims, 'not judged yet', older=older['claims'])}"
+    yield f"report: {_made(study.folder.report / 'index.html', 'not written yet', older=older['report'])}"
 
 
 def shipped_studies() -> Iterator[tuple[str, str, str]]:
@@ -48,6 +52,12 @@ def shipped_studies() -> Iterator[tuple[str, str, str]]:
             continue
         plan = make_plan(study, facts)
         yield name, study.description, _cost(plan, plan.units, None, calibration)
+
+
+def _made(path: Path, otherwise: str, *, older: bool) -> str:
+    if not path.exists():
+        return otherwise
+    return f"{path}{' (older than the tables, or than what is claimed)' if older else ''}"
 
 
 def _cost(plan: Plan, units: "tuple[Unit, ...] | list[Unit]", folder: StudyFolder | None, calibration: dict) -> str:

@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from vestige.errors import ConfigError, StoreError, VestigeError, nearest
 from vestige.runs.manifest import read_manifest
 from vestige.runs.store import StudyFolder, joining, write_text
 from vestige.study import cost
+from vestige.study.edits import told_apart
 from vestige.study.facts import check_runnable, check_shareable, find_facts, read_facts, write_facts
 from vestige.study.plan import Plan, Unit, make_plan
 from vestige.study.registering import register
@@ -34,14 +34,16 @@ class Outcome:
     """What a run of a study came to.
 
     Attributes:
-      claims: the content of `claims.json`; None where the study claims nothing, or claims were not asked for.
+      claims: the content of `claims.json`; None where claims were not asked for.
       report: the report's page, where it was asked for.
+      older: the report's page, where it was not asked for and stands there made from what is no longer so.
       errors: the units that failed; the others are done.
     """
 
     claims: dict[str, Any] | None
     report: Path | None
     errors: dict[Unit, VestigeError]
+    older: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,8 @@ class Study:
         (`compute`) is no setting of the study."""
         if not self.folder.study_yaml.is_file():
             return []
-        before, after = (
-            config.model_dump(mode="json", exclude={"compute"})
-            for config in (load_study(self.folder.study_yaml), self.config)
-        )
-        return [
-            f"setting of the study changed: {field} was {_short(was)}, is {_short(now)}"
-            for field, was, now in differences(before, after)
-        ]
+        before, after = map(_by_name, (load_study(self.folder.study_yaml), self.config))
+        return [_told(field, was, now) for field, was, now in differences(before, after)]
 
     def run(
         self,
@@ -138,37 +134,36 @@ class Study:
         """
         plan = self.plan(only, find=True)
         assert plan is not None
-        claims = report = None
+        if "train" not in parts:
+            self._refuse_untrained()
+        claims = report = older = None
         begin = partial(self._begin, plan, parts, followers.world if followers else 1, show)
         with joining(self.folder.lock("settings"), first=begin, joined=partial(self._join, begin)):
             missing = self._missing(plan, parts, verify=verify)
             errors = self._work(plan, missing, verify=verify, show=show, followers=followers)
             if "claims" in parts or "report" in parts:
-                from vestige.study.results import make_claims, make_report
+                from vestige.study.results import has_report, make_claims, make_report
 
-                claims = make_claims(plan, self.folder) if self.config.claims else None
+                claims, page = make_claims(plan, self.folder), self.folder.report / "index.html"
                 if "report" in parts:
                     make_report(plan, self.folder, claims, verify=verify)
-                    report = self.folder.report / "index.html"
-        return Outcome(claims, report, errors)
+                    report = page
+                elif page.exists() and not has_report(plan, self.folder):
+                    older = page
+        return Outcome(claims, report, errors, older)
 
     def _begin(self, plan: Plan, parts: Collection[str], processes: int, show: bool) -> None:
         """Look at everything that can be wrong, and only then write the settings."""
-        trained = self._refuse_other_settings(plan)
-        if "train" not in parts and not trained:
-            raise StoreError(
-                f"opening the study in {self.folder.path}",
-                found="no run of it is trained",
-                remedy="Train first: `vestige train`, or `vestige run` for everything",
-            )
+        self._refuse_other_settings(plan)
         if missing := self._missing(plan, parts, verify=False):
             if any(unit.step is None for unit in missing):
                 check_shareable(self.config, plan.facts, processes)
             check_runnable(self.config, plan.facts)
-        for line in self.changes() if show else ():
-            print(line, file=sys.stderr)
+        changes = self.changes()
         sweep(self.folder)
-        register(plan, self.folder)
+        registered = register(plan, self.folder)
+        for line in (*changes, *filter(None, [registered])) if show else ():
+            print(line, file=sys.stderr)
         write_text(self.folder.study_yaml, dump_study(self.config))
         write_facts(plan.facts, self.folder)
 
@@ -214,15 +209,25 @@ class Study:
         cost.remember(plan, self.folder)
         return errors
 
-    def _refuse_other_settings(self, plan: Plan) -> int:
-        """Every run on disk must be made by these settings, chosen now or not; how many there are."""
-        begun = 0
+    def _begun(self) -> Iterator[Unit]:
+        """The runs on disk, chosen now or not."""
         for condition in self.config.conditions:
             for path in sorted((self.folder.path / "runs" / condition).glob("seed-*/manifest.json")):
-                unit = Unit(condition, int(path.parent.name.removeprefix("seed-")))
-                plan.refuse_other_settings(unit, self.folder, read_manifest(self.folder.run(condition, unit.seed)))
-                begun += 1
-        return begun
+                yield Unit(condition, int(path.parent.name.removeprefix("seed-")))
+
+    def _refuse_untrained(self) -> None:
+        if not any(True for _ in self._begun()):
+            raise StoreError(
+                f"opening the study in {self.folder.path}",
+                found="no run of it is trained",
+                remedy="Train first: `vestige train`, or `vestige run` for everything",
+            )
+
+    def _refuse_other_settings(self, plan: Plan) -> None:
+        """Every run on disk must be made by these settings."""
+        for unit in self._begun():
+            manifest = read_manifest(self.folder.run(unit.condition, unit.seed))
+            plan.refuse_other_settings(unit, self.folder, manifest)
 
 
 def shipped() -> list[str]:
@@ -300,5 +305,20 @@ def _absolute(intervention: InterventionConfig, here: Path) -> InterventionConfi
     return intervention
 
 
-def _short(value: Any) -> str:
-    return textwrap.shorten(json.dumps(value), 80, placeholder=" ...")
+def _by_name(config: StudyConfig) -> dict[str, Any]:
+    """The settings with own claims and their clauses by id: what changed within them has a name."""
+    settings = config.model_dump(mode="json", exclude={"compute"})
+    if config.claims:
+        settings["claims"]["own"] = {
+            claim.id: {
+                **claim.model_dump(mode="json"),
+                "clauses": {name: clause.model_dump(mode="json") for name, clause in claim.named()},
+            }
+            for claim in config.claims.own
+        }
+    return settings
+
+
+def _told(field: str, was: Any, now: Any) -> str:
+    before, after = told_apart(json.dumps(was), json.dumps(now), 80)
+    return f"setting of the study changed: {field} was {before}, is {after}"
