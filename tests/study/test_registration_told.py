@@ -12,7 +12,7 @@ from vestige.config import parse_study
 from vestige.runs.store import StudyFolder
 from vestige.study.edits import told_apart
 from vestige.study.plan import make_plan
-from vestige.study.registering import read_registration, register, registered_in
+from vestige.study.registering import add_registration, read_registration, register, registered_in
 
 
 @pytest.fixture
@@ -145,6 +145,17 @@ def test_claims_that_come_back_are_compared_with_what_they_were(folder):
         assert words in said
     assert "statement from It is so to It is otherwise" in said
     assert any("early_window.stop from 5 to 6" in line for line in registration["changed"])
+
+
+def test_an_edit_of_a_claim_that_is_judged_no_more_names_it(folder):
+    register(plan(), folder)
+    train(folder)
+    register(plan(effect=0.05), folder)
+    register(plan(own=False), folder)
+    record = add_registration({"claims": [{"id": "C1"}]}, read_registration(folder))
+    said = " ".join(record["registration"]["changed"])
+    assert "there: claim mine: a.smallest_effect from 0.1 to 0.05" in said
+    assert "claim mine was removed" in said
 
 
 def test_an_edit_goes_to_the_claim_it_is_of_whatever_dots_ids_have(folder):

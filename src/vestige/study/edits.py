@@ -28,11 +28,16 @@ def changes(known: Sequence[Entry], after: Mapping[str, Any]) -> Iterator[dict[s
     yield from _between("settings", "", settings, {**_without_younger(after["settings"], settings), **conditions})
 
 
-def edits_in_words(edits: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """`changed on ..., with 10 runs and 200 tables there: rise.smallest_effect from 0.18 to 0.1`."""
+def edits_in_words(edits: Sequence[Mapping[str, Any]], *, naming: bool = False) -> Iterator[str]:
+    """`changed on ..., with 10 runs and 200 tables there: rise.smallest_effect from 0.18 to 0.1`.
+
+    Args:
+      edits: changes, each with what there was when it was made.
+      naming: say of which claim each is; on its card that is plain.
+    """
     for when in dict.fromkeys(edit["when"] for edit in edits):
         made = [edit for edit in edits if edit["when"] == when]
-        said = "; ".join(map(_in_words, made))
+        said = "; ".join(_in_words(edit, naming=naming) for edit in made)
         yield f"changed on {day(made[0])}, with {counted(made[0])} there: {said}"
 
 
@@ -133,8 +138,9 @@ def _reordered(one: Any, other: Any) -> bool:
     return lists and sorted(map(repr, one)) == sorted(map(repr, other))
 
 
-def _in_words(edit: Mapping[str, Any]) -> str:
-    field, before, after = edit["field"] or f"claim {edit['claim']}", edit["before"], edit["after"]
+def _in_words(edit: Mapping[str, Any], *, naming: bool) -> str:
+    claim, field, before, after = (edit[name] for name in ("claim", "field", "before", "after"))
+    field = (f"claim {claim}: {field}" if naming and claim else field) if field else f"claim {claim}"
     if edit["section"] == "claims" and (before is None or after is None):
         return _printable(f"{field} was {'added' if before is None else 'removed'}")
     one, other = told_apart(before, after)

@@ -134,8 +134,9 @@ def add_registration(verdicts: dict[str, Any], entries: Sequence[Entry]) -> dict
         {**claim, "changed": list(edits_in_words([edit for edit in told["edits"] if edit["claim"] == claim["id"]]))}
         for claim in verdicts["claims"]
     ]
-    others = list(edits_in_words([edit for edit in told["edits"] if edit["claim"] not in judged]))
-    return {**verdicts, "registration": {**told, "changed": others}, "claims": claims}
+    others = [edit for edit in told["edits"] if edit["claim"] not in judged]
+    changed = list(edits_in_words(others, naming=True))
+    return {**verdicts, "registration": {**told, "changed": changed}, "claims": claims}
 
 
 _EDITED = "not verifiably registered: claims-registered.json was edited by hand; it says that they were "
