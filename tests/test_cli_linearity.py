@@ -118,6 +118,15 @@ def test_a_folder_of_checkpoints_killed_and_run_again(linearity, home: Path, mon
     assert (home / "again/linearity.parquet").read_bytes() == (home / "whole/linearity.parquet").read_bytes()
     page = (home / "again/linearity.html").read_text()
     assert "Through the checkpoints" in page
+    (home / "ck/ckpt_7.pth").write_text("no weights")
+    (home / "ck/more.pth").write_bytes((home / "ck/ckpt_5.pth").read_bytes())
+    more = linearity(*OWN, *CHECKPOINTS, "--out", "again")
+    assert more.returncode == 2
+    assert more.stderr.count("error:") == 1
+    assert "nothing to do" not in more.stdout
+    assert "note: more.pth holds the same weights as ckpt_5.pth: measured once." in more.stderr
+    (home / "ck/ckpt_7.pth").unlink()
+    assert linearity(*OWN, *CHECKPOINTS, "--out", "again").stdout.startswith("nothing to do: ")
     one = linearity(*OWN, *LAST, "--out", "one")
     assert one.returncode == 0
     alone = pl.read_parquet("one/linearity.parquet")

@@ -314,7 +314,7 @@ def _tell(outcome: "Outcome", debug: bool) -> int:
     if outcome.printing:
         for note in outcome.notes:
             print(f"note: {note}", file=sys.stderr)
-        if not outcome.made:
+        if not (outcome.made or outcome.errors):
             print("nothing to do: everything that was asked for is there already")
         for line in outcome.lines:
             print(line)

@@ -15,7 +15,7 @@ from vestige.foreign.bench import Bench
 from vestige.foreign.counting import Counting
 from vestige.foreign.folder import TabledFolder
 from vestige.foreign.record import entry_of, record_of
-from vestige.foreign.turns import Entry, Outcome, in_turn, notes_of
+from vestige.foreign.turns import Entry, Outcome, duplicates, in_turn, notes_of
 from vestige.foreign.weight_files import WeightFile
 from vestige.report.foreign_page import shown_checkpoint
 from vestige.runs.store import value_hash, write_table
@@ -92,7 +92,7 @@ class Tabling(ABC):
                     entries, failed = in_turn(bench, done, work, count, self.doing, self._write_record)
                 record = self._finish(entries, failed)
         outcome = Outcome(folder, errors=[*bench.unreadable, *failed], made=made)
-        outcome.notes = notes_of(bench, record, self.done) if made else []
+        outcome.notes = notes_of(bench, record, self.done) if made else duplicates(bench, self.done)
         outcome.lines = [line for entry in record["checkpoints"] for line in self.lines(record, entry)]
         return outcome
 

@@ -94,11 +94,16 @@ def notes_of(bench: Bench, record: Mapping[str, Any], done: str) -> list[str]:
     return [
         *record["notes"],
         *(note if len(of) == every else f"{', '.join(of)}: {note}" for note, of in said.items()),
-        *(
-            f"{file.name} holds the same weights as {file.duplicate_of}: {done} once."
-            for file in bench.files
-            if file.duplicate_of
-        ),
+        *duplicates(bench, done),
+    ]
+
+
+def duplicates(bench: Bench, done: str) -> list[str]:
+    """A note of each file whose weights another holds; `done`: see `notes_of`."""
+    return [
+        f"{file.name} holds the same weights as {file.duplicate_of}: {done} once."
+        for file in bench.files
+        if file.duplicate_of
     ]
 
 
