@@ -1,10 +1,12 @@
 """What the commands on foreign models do with what the command line gave them. Imports no torch until one is called."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vestige.errors import ConfigError
+from vestige.errors import ConfigError, VestigeError
 from vestige.foreign.request import AblationRequest, AnyRequest, LinearityRequest, Request
+from vestige.foreign.wording import as_asked
 
 if TYPE_CHECKING:
     from vestige.foreign.turns import Outcome
@@ -27,7 +29,7 @@ def measure(command: Any) -> "Outcome":
         raise ConfigError(_DOING, found="--model without --data", remedy=_REMEDIES["data"])
     from vestige.foreign.measuring import measure_foreign
 
-    return measure_foreign(_as(Request, command), verify=command.verify)
+    return _done(measure_foreign, _as(Request, command), command)
 
 
 def ablate(command: Any) -> "Outcome":
@@ -39,7 +41,7 @@ def ablate(command: Any) -> "Outcome":
     _check_given(command)
     from vestige.foreign.ablating import ablate_foreign
 
-    return ablate_foreign(_as(AblationRequest, command), verify=command.verify)
+    return _done(ablate_foreign, _as(AblationRequest, command), command)
 
 
 def linearity(command: Any) -> "Outcome":
@@ -51,7 +53,17 @@ def linearity(command: Any) -> "Outcome":
     _check_given(command)
     from vestige.foreign.linearising import linearise_foreign
 
-    return linearise_foreign(_as(LinearityRequest, command), verify=command.verify)
+    return _done(linearise_foreign, _as(LinearityRequest, command), command)
+
+
+def _done(work: Callable[..., "Outcome"], request: AnyRequest, command: Any) -> "Outcome":
+    """What came of it, errors in the command's words."""
+    try:
+        outcome = work(request, verify=command.verify)
+    except VestigeError as error:
+        raise as_asked(error, request) from error
+    outcome.errors = [as_asked(error, request) for error in outcome.errors]
+    return outcome
 
 
 def _check_given(command: Any) -> None:

@@ -17,10 +17,8 @@ from vestige.data.presets import caveat, parse_preprocess
 from vestige.data.transforms import normalise
 from vestige.data.userdata import holds_images, load_data
 from vestige.errors import ConfigError, DataError
-from vestige.foreign.request import AnyRequest
+from vestige.foreign.request import SPLITS, AnyRequest
 from vestige.measurement.inputs import batches
-
-SPLITS = {"data": "test", "training_data": "train", "ranking_data": "test"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,12 @@ class Inputs:
     def images(self) -> int | None:
         """How many there are, where that is known."""
         return batches(self.data, batch_size=1).length
+
+    @property
+    def lowest(self) -> int:
+        """The lowest label; 0 where that is not known."""
+        labels = batches(self.data, batch_size=1).labels
+        return 0 if labels is None else int(labels.min())
 
     @property
     def skipped(self) -> list[str]:

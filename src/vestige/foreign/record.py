@@ -11,6 +11,7 @@ from vestige.foreign.data import names_by_model_class
 from vestige.foreign.notes import at_chance, batch_norm_words
 from vestige.foreign.request import AnyRequest
 from vestige.foreign.weight_files import WeightFile, step_source
+from vestige.foreign.wording import in_options
 from vestige.measurement.ablation.ablating import AblationResult
 from vestige.measurement.ablation.cumulating import CumulativeResult
 from vestige.measurement.linearising import LinearityResult
@@ -123,7 +124,7 @@ def _said(
     notes: Iterable[str],
 ) -> dict[str, Any]:
     """What must be said, the layers, and the batch-norm statistics; `classes`: those that have images."""
-    notes = [*file.notes, *notes]
+    notes = [*file.notes, *map(in_options, notes)]
     if classes and file.step != 0 and not is_random(bench.request):
         notes += [warning] if (warning := at_chance(scores["top1"], int(scores["n"]), classes)) else []
     return {

@@ -21,6 +21,9 @@ POSITIVE = ("classes", "limit", "batch_size", "threads", "workers", "images", "p
 CKA_IMAGES = 4
 """The unbiased estimator needs so many."""
 _Request = TypeVar("_Request", bound="AnyRequest")
+SPLITS = {"data": "test", "training_data": "train", "ranking_data": "test"}
+"""Options that name images, and the split where one specification holds several."""
+MODEL_KINDS = ("torchvision", "timm")
 KINDS = ("torchvision:NAME", "timm:NAME", "path.py:object")
 
 
@@ -209,9 +212,19 @@ def checked(request: _Request) -> _Request:
             found="both --weights and --checkpoints",
             remedy="Give one file as --weights, or a folder of them as --checkpoints",
         )
-    if not request.model.endswith(".py") and ":" not in request.model and "/" in request.model:
-        raise _wrong("model", f"unknown kind of model {request.model!r}", f"Write {', '.join(KINDS)}")
+    if request.weights and request.weights.is_dir():
+        remedy = f"Give it as --checkpoints {request.weights}, or one file in it as --weights"
+        raise _wrong("weights", f"{request.weights} is a folder", remedy)
+    _check_kind(request.model)
     return request
+
+
+def _check_kind(model: str) -> None:
+    file, colon, name = model.rpartition(":")
+    if model.endswith(".py") or file.endswith(".py") or file in MODEL_KINDS or not (colon or "/" in model):
+        return
+    meant = f"; for {name!r} of your own file, {file}.py:{name}" if Path(f"{file}.py").is_file() else ""
+    raise _wrong("model", f"unknown kind of model {model!r}", f"Write {', '.join(KINDS)}{meant}")
 
 
 def _wrong(option: str, found: str, remedy: str) -> ConfigError:
