@@ -35,6 +35,12 @@ def measure(called):
 
 
 LAST = ("--weights", "ck/ckpt_30.pth", "--data", "folder:images")
+TRAINING_DATA = """
+import torch
+def smaller(): return torch.zeros(20, 3, 4, 4), torch.arange(20) % 10
+def of_twelve(): return torch.zeros(24, 3, 8, 8), torch.arange(24) % 12
+def from_one(): return torch.zeros(20, 3, 8, 8), torch.arange(20) % 10 + 1
+"""
 
 
 def test_a_stranger_s_weights_on_a_folder_of_images(measure, home: Path):
@@ -71,7 +77,8 @@ def test_a_stranger_s_weights_on_a_folder_of_images(measure, home: Path):
     assert table["n"].unique().to_list() == [200]
     assert table["preferred_class"].to_list()[-16:] == expected.argmax(0).tolist()
     assert record["data"]["class_names"] == [f"digit {c}" for c in range(10)]
-    assert "Batch-norm statistics are the stored ones" in done.stderr
+    assert "Batch-norm statistics are the stored ones: without --training-data they cannot" in done.stderr
+    assert "(--batch-norm stored takes them without this warning)" in done.stderr
 
 
 def test_what_is_measured_is_not_measured_again(measure, home: Path):
@@ -237,6 +244,12 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         "they do not fit the ResNet: 46 of another shape (conv1.weight 4x3x3x3 for 16x3x3x3",
     ),
     "no such images": ((*OWN, "--weights", "ck/ckpt_5.pth", "--data", "folder:imges"), "imges does not exist"),
+    "no such file of images": (
+        (*OWN, "--data", "parquet:nope.parquet"),
+        "reading --data 'parquet:nope.parquet': nope.parquet does not exist",
+    ),
+    "a folder of weights": ((*OWN, "--weights", "ck", "--data", "folder:images"), "Give it as --checkpoints ck, or"),
+    "no ending of a file": (("--model", "model:make", "--data", "folder:images"), "of your own file, model.py:make"),
     "unknown kind of data": ((*OWN, "--data", "images"), "Write 'folder:images'"),
     "no data": (OWN, "--model without --data. Give images: --data folder:PATH"),
     "how images are prepared": (
@@ -273,6 +286,31 @@ def test_bad_input_gets_one_clear_message(measure, home: Path, case: str):
     assert done.stderr.count("error:") == 1
     assert words in done.stderr, done.stderr
     assert not list(home.rglob("measured.json"))
+
+
+UNFIT = {
+    "smaller": "reading --training-data 'other.py:smaller': its inputs have shape (3, 4, 4), those of --data "
+    "(3, 8, 8). Give the images that the model was trained on",
+    "of_twelve": "comparing the classes of the model and the training data: the model has 10 classes, the training "
+    "data have 12. Say which",
+    "from_one": "the training data have 11 (labels 1 to 10). If the labels count from 1, subtract 1",
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_training_data_of_another_kind_are_refused(measure, home: Path, name: str):
+    (home / "other.py").write_text(TRAINING_DATA)
+    done = measure(*OWN, *LAST, "--training-data", f"other.py:{name}")
+    assert done.returncode == 2
+    assert UNFIT[name] in done.stderr
+    assert not list(home.rglob("measured.json"))
+
+
+def test_labels_that_count_from_1_are_recognised(measure, home: Path):
+    (home / "other.py").write_text(TRAINING_DATA)
+    done = measure(*OWN, "--weights", "ck/ckpt_30.pth", "--data", "other.py:from_one")
+    assert done.returncode == 2
+    assert "the data have 11 (labels 1 to 10). If the labels count from 1, subtract 1" in done.stderr
 
 
 def test_only_debug_shows_a_traceback(measure):

@@ -3,13 +3,14 @@
 import math
 import re
 from itertools import permutations as orders
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
 
-from vestige.errors import ConfigError, ModelError, StoreError
+from vestige.errors import ConfigError, DataError, ModelError, StoreError
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import VERSION, MeasuredFolder, labels
 from vestige.foreign.notes import at_chance
@@ -23,6 +24,7 @@ from vestige.foreign.weight_files import (
     step_numbers,
     step_source,
 )
+from vestige.foreign.wording import as_asked, in_options
 from vestige.models.weights import load_weights
 from vestige.runs.manifest import Artifact
 
@@ -186,6 +188,10 @@ def test_other_numbers_of_classes_need_a_map():
         check_classes(1000, 10, asked=None, mapped=False)
     with pytest.raises(ConfigError, match=r"the model has 5 classes, the data have 10\. Say.*data\.$"):
         check_classes(5, 10, asked=None, mapped=False)
+    with pytest.raises(
+        ConfigError, match=r"the data have 11 \(labels 1 to 10\)\. If .* count from 1, subtract 1: .* from 0\.$"
+    ):
+        check_classes(10, 11, asked=None, mapped=False, lowest=1)
     with pytest.raises(ConfigError, match=r"--classes is 7, and the model gives 10 logits\. Leave it out"):
         check_classes(10, 7, asked=7, mapped=False)
 
@@ -210,6 +216,7 @@ WRONG = {
     "limit": ({"limit": 0}, "reading --limit: 0 is less than 1"),
     "permutations": ({"permutations": -1}, "reading --permutations: -1 is less than 0. Give 0 for none"),
     "both": ({"weights": "a", "checkpoints": "b"}, "both --weights and --checkpoints"),
+    "module": ({"model": "mine:make"}, "unknown kind of model 'mine:make'. Write torchvision:NAME, timm:NAME, path.py"),
     "model": ({"model": "timm/resnet18"}, "unknown kind of model 'timm/resnet18'. Write torchvision:NAME"),
 }
 
@@ -219,6 +226,38 @@ def test_options_that_make_no_sense_are_named_as_they_are_written(case):
     given, message = WRONG[case]
     with pytest.raises(ConfigError, match=re.escape(message)):
         checked(Request(**{"model": "resnet8", "data": "digits", **given}))
+
+
+def test_what_was_meant_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "ck").mkdir()
+    with pytest.raises(ConfigError, match=r"path\.py:object; for 'make' of your own file, mine\.py:make\."):
+        checked(Request(model="mine:make", data="digits"))
+    with pytest.raises(ConfigError, match=r"--weights: ck is a folder\. Give it as --checkpoints ck, or one file"):
+        checked(Request(model="resnet8", data="digits", weights=Path("ck")))
+
+
+WORDS = {
+    "without training_data they (batch_norm='stored' takes": "without --training-data they (--batch-norm stored takes",
+    "(the first): `images` says how many.": "(the first): --images says how many.",
+    "both ranking_data and held_out=True": "both --ranking-data and --held-out",
+    "reading class_map": "reading --class-map",
+    "the images in my/training_data/a.parquet": "the images in my/training_data/a.parquet",
+    "`selective` is the flag alone there": "`selective` is the flag alone there",
+}
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_arguments_of_python_are_said_as_options(text):
+    assert in_options(text) == WORDS[text]
+
+
+def test_an_error_names_the_option_that_gave_the_images():
+    request = AblationRequest(model="resnet8", data="folder:a", training_data="folder:a", ranking_data="folder:b")
+    for split, spec, option in (("test", "a", "data"), ("train", "a", "training-data"), ("test", "b", "ranking-data")):
+        error = DataError(f"reading data.{split} 'folder:{spec}'", found="x", remedy="Y")
+        assert str(as_asked(error, request)) == f"reading --{option} 'folder:{spec}': x. Y."
 
 
 def test_every_choice_is_taken():

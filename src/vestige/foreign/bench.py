@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from vestige.config import ModelConfig
-from vestige.errors import VestigeError
+from vestige.errors import DataError, VestigeError
 from vestige.foreign.data import Inputs, class_map_of, open_inputs
 from vestige.foreign.folder import labels
 from vestige.foreign.request import AnyRequest, Request
@@ -63,7 +63,10 @@ class Bench:
         # Before they are tried: weights that do not fit say more than a forward that fails.
         files = _weight_files(request, subject)
         width = logit_width(subject.model, inputs.sample())
-        check_classes(width, in_data, asked=request.classes, mapped=request.class_map is not None)
+        told: dict[str, Any] = {"asked": request.classes, "mapped": request.class_map is not None}
+        check_classes(width, in_data, **told, lowest=inputs.lowest)
+        if training:
+            _check_training(training, inputs, width, told)
         subject = Subject(subject.model, subject.name, width)
         if request.layers:  # seen now, so that it is not said again of every file
             sample = inputs.sample()
@@ -170,6 +173,22 @@ class Bench:
                 progress=progress,
                 **self.preparation,
             )
+
+
+def _check_training(training: Inputs, inputs: Inputs, width: int, told: dict[str, Any]) -> None:
+    """Make sure that what the model was trained on, as the user says, is of the kind that it is measured on.
+
+    Raises:
+      ConfigError: it has other classes.
+      DataError: its inputs have another shape.
+    """
+    check_classes(width, len(training.class_names) or None, **told, lowest=training.lowest, what="the training data")
+    if training.shape and inputs.shape and training.shape != inputs.shape:
+        raise DataError(
+            f"reading --training-data {training.spec!r}",
+            found=f"its inputs have shape {training.shape}, those of --data {inputs.shape}",
+            remedy="Give the images that the model was trained on, or one size to both: --preprocess size=...",
+        )
 
 
 def _weight_files(request: AnyRequest, subject: Subject) -> list[WeightFile]:

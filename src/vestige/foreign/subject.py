@@ -133,7 +133,9 @@ def logit_width(model: nn.Module, inputs: Any) -> int:
     return logits.shape[1]
 
 
-def check_classes(width: int, in_data: int | None, *, asked: int | None, mapped: bool) -> None:
+def check_classes(
+    width: int, in_data: int | None, *, asked: int | None, mapped: bool, lowest: int = 0, what: str = "the data"
+) -> None:
     """Make sure that the labels of the data can be those of the model.
 
     Args:
@@ -141,20 +143,28 @@ def check_classes(width: int, in_data: int | None, *, asked: int | None, mapped:
       in_data: classes of the data, where known.
       asked: the number of classes that the user gives.
       mapped: whether there is a class map.
+      lowest: the data's lowest label, 0 where that is not known.
+      what: the data are called.
 
     Raises:
       ConfigError: the numbers differ and nothing says which class is which, or the user's number is not the model's.
     """
-    doing = "comparing the classes of the model and the data"
+    doing = f"comparing the classes of the model and {what}"
     if asked and asked != width:
         raise ConfigError(
             doing, found=f"--classes is {asked}, and the model gives {width} logits", remedy="Leave it out"
         )
     if mapped or in_data is None or in_data == width or (asked == width and in_data <= width):
         return
+    if lowest == 1 and in_data == width + 1:
+        raise ConfigError(
+            doing,
+            found=f"the model has {width} classes, {what} have {in_data} (labels 1 to {width})",
+            remedy="If the labels count from 1, subtract 1: the model's classes count from 0",
+        )
     raise ConfigError(
         doing,
-        found=f"the model has {width} classes, the data have {in_data}",
+        found=f"the model has {width} classes, {what} have {in_data}",
         remedy="Say which is which: --class-map FILE, with the model's class index for each class of the data"
         + (f"; or --classes {width} where the labels are the model's indices already" if in_data < width else ""),
     )
