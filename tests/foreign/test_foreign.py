@@ -1,16 +1,20 @@
 """Weight files are put in order as their training made them; what cannot be measured is refused in plain words."""
 
+import io
 import math
 import re
+import time
 from itertools import permutations as orders
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.stats import binomtest
 
 from vestige.errors import ConfigError, DataError, ModelError, StoreError
+from vestige.foreign import counting as module
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import VERSION, MeasuredFolder, labels
 from vestige.foreign.notes import at_chance
@@ -335,6 +339,41 @@ def test_progress_counts_over_passes(capsys):
         count.at(7)
         assert (count.done, count.total) == (7, None)
     assert capsys.readouterr().err == ""
+
+
+def test_what_comes_before_is_said_and_is_no_part_of_the_rate(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with counting(1, None, show=True, what=("measuring", "inputs")) as count:
+        count.begin("a")
+        count.before("fitting the linear model")
+        assert capsys.readouterr().err == "fitting the linear model\n"
+        now[0] = 45
+        count.at(0, 300)
+        assert capsys.readouterr().err == ""
+        now[0] = 56
+        count.at(110, 300)
+        now[0] = 75
+        count.at(300, 300)
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring 110/300 inputs, 10 a second, time left 0:00:19",
+        "measuring 300/300 inputs, 10 a second, time left done",
+    ]
+
+
+def test_a_bar_without_a_total_shows_none(monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr(module, "Console", lambda **_: console)
+    with counting(1, None, show=True, what=("measuring", "inputs")) as count:
+        count.begin("a")
+        count.before("fitting [the] linear model")
+        fitting = console.file.getvalue()
+        count.at(7, 14)
+    assert "fitting [the] linear model" in fitting
+    assert "0 inputs" in fitting
+    assert "7/14 inputs" in console.file.getvalue()
+    assert "measuring" in console.file.getvalue().replace(fitting, "")
+    assert "None" not in console.file.getvalue()
 
 
 def test_progress_that_is_not_shown_is_silent(capsys):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vestige
 from vestige.errors import ConfigError, DataError, ModelError
+from vestige.measurement import linearising
 from vestige.models.zoo import ResNet
 from vestige.runs.tables import SCHEMAS
 
@@ -329,14 +330,31 @@ def test_labels_are_mapped(numbers):
     assert (found.top1, found.loss) == (expected.top1, expected.loss)
 
 
-def test_progress_ends_where_it_said(images):
+@pytest.mark.parametrize(
+    ("pairs", "cka_images", "batch_size"),
+    [(1000, 1000, 16), (4, 6, 16), (9, 4, 5), (35, 4, 7), (36, 4, 36), (1, 20, 64)],
+)
+def test_progress_ends_where_it_said_from_the_beginning(images, pairs, cka_images, batch_size):
     seen = []
-    measured(resnet8(), (images, LABELS_N), progress=lambda done, of: seen.append((done, of)))
+    settings = {"pairs": pairs, "cka_images": cka_images, "batch_size": batch_size}
+    measured(resnet8(), (images, LABELS_N), progress=lambda done, of: seen.append((done, of)), **settings)
     counts = [done for done, _ in seen]
     assert counts == sorted(counts)
-    assert all(of is not None and done <= of for done, of in seen)
-    assert seen[-1][0] == seen[-1][1]
-    seen.clear()
+    assert counts[0] == 0
+    assert {of for _, of in seen} == {counts[-1]}
+
+
+def test_progress_begins_when_the_linear_model_is_there(images, monkeypatch):
+    told = []
+    fit = linearising.fitted
+    monkeypatch.setattr(linearising, "fitted", lambda *given: (told.append("fitted"), fit(*given))[1])
+    training = images.flip(0), LABELS_N.flip(0)
+    measured(resnet8(), (images, LABELS_N), training_data=training, progress=lambda done, of: told.append(done))
+    assert told[:2] == ["fitted", 0]
+
+
+def test_progress_without_a_length_ends_too(images):
+    seen = []
     batches = iter([(images[i : i + 6], LABELS_N[i : i + 6]) for i in range(0, N, 6)])
     measured(resnet8(), batches, pairs=4, cka_images=4, progress=lambda done, of: seen.append((done, of)))
     assert seen[0][1] is None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -59,6 +60,9 @@ class Counting:
     def say(self, text: str) -> None:
         """Print one line."""
 
+    def before(self, text: str) -> None:
+        """Say what is done before images of this pass begin to go through."""
+
     def show(self) -> None:
         """Show how far it is."""
 
@@ -72,8 +76,11 @@ class _Bar(Counting):
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def before(self, text: str) -> None:
+        self._progress.update(self._task, description=escape(text), refresh=True)
+
     def show(self) -> None:
-        self._progress.update(self._task, completed=self.done, total=self.total)
+        self._progress.update(self._task, completed=self.done, total=self.total, description=escape(self.what[0]))
 
 
 class _Lines(Counting):
@@ -86,8 +93,13 @@ class _Lines(Counting):
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def before(self, text: str) -> None:
+        self.say(text)
+
     def show(self) -> None:
         now, total = time.monotonic(), self.total
+        if not self.done:  # the rate is that of images, from when they begin to go through
+            self._began = self._said = now
         self._there = self.done if self._there is None else self._there  # by a call before this one
         ended = total is not None and self.done >= total
         if self._ended if ended else now - self._said < LINE_SECONDS:
@@ -98,6 +110,16 @@ class _Lines(Counting):
         left = "" if total is None else f", time left {'done' if ended else clock((total - self.done) / rate)}"
         doing, things = self.what
         self.say(f"{doing} {self.done}{of} {things}, {rate:.3g} a second{left}")
+
+
+class _Count(ProgressColumn):
+    def __init__(self, things: str):
+        super().__init__()
+        self._things = things
+
+    def render(self, task: Task) -> Text:
+        of = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{of} {self._things}")
 
 
 class _Rate(ProgressColumn):
@@ -123,7 +145,7 @@ def counting(passes: int, images: int | None, *, show: bool, what: tuple[str, st
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} " + what[1]),
+        _Count(what[1]),
         _Rate(what[1]),
         TimeElapsedColumn(),
         TextColumn("left"),

@@ -70,6 +70,8 @@ class _Linearising(Tabling):
         """Measure the weights that the model has."""
         bench, request = self.bench, self.request
         count.begin(file.name)
+        if bench.training and not self._compared:
+            count.before(f"fitting the linear model of the pixels of {bench.training.name}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             result = linearity(

@@ -25,6 +25,7 @@ from vestige.measurement.comparing import KnownImages, LinearModel, described, f
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
+from vestige.measurement.linearity.steps import walk
 from vestige.measurement.network import Dtype, Network
 from vestige.measurement.preparing import Preparation, check_at_least, prepare, warn_of
 from vestige.measurement.recalibrating import BatchNorm
@@ -153,7 +154,8 @@ def linearity(
       batch_size: inputs a forward, where `data` does not come in batches.
       workers: processes that read a Dataset.
       class_map: the model's class index of each label of the data, where they differ.
-      progress: called with the number of inputs that went through the network or its anchor, and of all that will.
+      progress: called with the number of inputs that went through the network or its anchor, and of all that will; with
+        0 as soon as they begin to.
 
     Returns:
       See `LinearityResult`: `.table` has the columns measure, layer ("logits" for the output, "all" for a measure of
@@ -182,7 +184,7 @@ def linearity(
     rows, (anchored, why) = Rows.like(first.inputs, ready.network, DOING), _anchor(ready.network)
     known = KnownImages()
     compared, lacking, said = fitted(how, ready, rows, known) if linear_model is None else (linear_model, "", ())
-    going = _Going(progress, choice.length, pairs, 1 + anchored, len(first.labels))
+    going = _Going(progress, choice.length, (pairs, max(pairs + 1, cka_images)), 1 + anchored, len(first.labels))
     network, scores = OfRows.of(ready.network, rows, going.count), _Scores()
     asked = {"pairs": pairs, "cka_images": cka_images, "top_k": tuple(top_k)}
     table = measure_linearity(
@@ -222,14 +224,18 @@ class _Going:
       progress: called with the number of inputs that went through the networks and of all that will, None where that is
         not known.
       images: how many there are; None where that is not known.
-      pairs: of them.
+      walked: pairs of them, and how many are gone through in the walk that has the midpoints.
       networks: that all goes through.
       tile: inputs a forward.
     """
 
-    def __init__(self, progress: Progress | None, images: int | None, pairs: int, networks: int, tile: int):
-        self._progress, self._images, self._pairs, self._networks = progress, images, pairs, networks
+    def __init__(
+        self, progress: Progress | None, images: int | None, walked: tuple[int, int], networks: int, tile: int
+    ):
+        self._progress, self._walked, self._networks = progress, walked, networks
         self._tile, self._done = max(tile, 2), 0
+        self._know(images)
+        self.count(0)  # whatever is slow before, such as fitting the linear model, is over
 
     def tiles(self, tiles: Iterator[Tile]) -> Iterator[Tile]:
         """The tiles, counted: when all were read it is known how many images there are."""
@@ -237,22 +243,32 @@ class _Going:
         for tile in tiles:
             n += tile.valid
             yield tile
-        self._images = n
+        if n != self._images:
+            self._know(n)
 
     def count(self, inputs: int) -> None:
         """So many more went through one of the networks."""
         self._done += inputs
         if self._progress is not None:
-            self._progress(self._done, None if self._images is None else max(self._done, self._expected(self._images)))
+            self._progress(self._done, None if self._expected is None else max(self._done, self._expected))
 
     def end(self) -> None:
         """It is over."""
         if self._progress is not None:
             self._progress(self._done, self._done)
 
-    def _expected(self, images: int) -> int:
-        """Every image and every midpoint goes through once, in whole tiles."""
-        return self._networks * (-(-(images + min(self._pairs, images)) // self._tile)) * self._tile
+    def _know(self, images: int | None) -> None:
+        """So many images there are: they and the midpoints go through once, in whole tiles, and one to see the shapes.
+
+        Where whole maps are too many for one pass (see `grams.KEPT_VALUES`), more go through than that.
+        """
+        self._images, self._expected = images, None
+        if images is None:
+            return
+        pairs, most = self._walked
+        chosen = [torch.empty(0)] * min(images, most)
+        forwards = -(-(images - len(chosen)) // self._tile) + sum(1 for _ in walk(chosen, pairs, self._tile))
+        self._expected = self._networks * (forwards * self._tile + 1)
 
 
 class _Scores:
