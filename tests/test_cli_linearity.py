@@ -22,6 +22,7 @@ from foreign_models import MODEL, PREPARED, STEPS, as_inputs, digits, last_model
 from processes import stopped_after
 from vestige.foreign import linearising
 from vestige.foreign.request import LinearityRequest
+from vestige.measurement import comparing
 from vestige.runs.tables import SCHEMAS
 
 torch.set_num_threads(1)
@@ -154,6 +155,41 @@ def test_training_images_make_the_linear_model(linearity, home: Path):
     assert "Explained by a linear model" in (home / "o/linearity.html").read_text()
     record = json.loads((home / "o/linearity.json").read_text())
     assert record["checkpoints"][0]["results"][0]["batch_norm"].startswith("recomputed from up to 2,048 images of")
+
+
+def test_the_linear_model_is_kept(linearity, home: Path, monkeypatch: pytest.MonkeyPatch):
+    fits = []
+    fit = comparing.fit_pixels
+    monkeypatch.setattr(comparing, "fit_pixels", lambda tiles: (fits.append(1), fit(tiles))[1])
+    training = ("--training-data", "folder:train")
+    whole = linearity(*OWN, *CHECKPOINTS, *training, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stderr.count("fitting the linear model of the pixels of folder:train\n") == len(fits) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(linearising, "linearity", stopped_after(2, linearising.linearity))
+        assert linearity(*OWN, *CHECKPOINTS, *training, "--out", "again").returncode == 130
+    assert len(fits) == 2
+    again = linearity(*OWN, *CHECKPOINTS, *training, "--out", "again")
+    assert again.returncode == 0, again.stderr
+    assert len(fits) == 2
+    assert "fitting" not in again.stderr
+    assert (home / "again/linearity.parquet").read_bytes() == (home / "whole/linearity.parquet").read_bytes()
+    notes = [[line for line in done.stderr.splitlines() if line.startswith("note:")] for done in (whole, again)]
+    assert notes[0] == notes[1]
+
+
+def test_a_linear_model_of_other_training_images_is_not_taken(linearity, home: Path):
+    training = ("--training-data", "folder:train")
+    assert linearity(*OWN, *LAST, *training, "--out", "o").returncode == 0
+    for name in ("linearity.json", "linearity.parquet"):
+        (home / "o" / name).unlink()
+    (home / "o/linearity.html").unlink()
+    assert "fitting" not in linearity(*OWN, *LAST, *training, "--out", "o").stderr
+    (home / "o/linearity.json").unlink()
+    next((home / "train/digit 3").iterdir()).unlink()
+    for name in ("linearity.parquet", "linearity.html"):
+        (home / "o" / name).unlink()
+    assert "fitting" in linearity(*OWN, *LAST, *training, "--out", "o").stderr
 
 
 def test_one_that_diverged_does_not_stop_the_others(linearity, home: Path):

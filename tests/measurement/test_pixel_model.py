@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from vestige.data.loader import Tile
 from vestige.errors import DataError
 from vestige.measurement.linearity import pixels
-from vestige.measurement.linearity.pixels import PENALTIES, fit_pixels, images_to_fit
+from vestige.measurement.linearity.pixels import PENALTIES, PixelModel, fit_pixels, images_to_fit
 
 torch.set_num_threads(1)
 
@@ -43,6 +43,32 @@ def test_the_model_is_scikit_learns_of_standardised_pixels(digits):
     assert (model.images, model.converged) == (600, True)
 
 
+@pytest.mark.parametrize("classes", [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [3, 7], [2, 5, 6]])
+def test_what_is_written_and_read_predicts_what_scikit_learn_does(digits, classes, tmp_path, monkeypatch):
+    images, labels = (part[torch.isin(digits[1], torch.tensor(classes))] for part in digits)
+    kept, fit = [], pixels._fit
+    monkeypatch.setattr(pixels, "_fit", lambda *given: (kept.append(fit(*given)), kept[-1])[1])
+    model = fit_pixels(tiles_of(images[:100], labels[:100]))
+    model.write(tmp_path / "model.safetensors", "key")
+    again = PixelModel.read(tmp_path / "model.safetensors", "key")
+    assert again is not None
+    assert (again.penalty, again.converged, again.images) == (model.penalty, model.converged, 100)
+    flat = (images.flatten(1).numpy() - model.mean) / model.scale
+    expected = kept[-1][0].predict(flat)
+    assert set(expected.tolist()) == set(classes)
+    for found in (model, again):
+        assert found.predict(images).tolist() == expected.tolist()
+
+
+def test_a_model_that_was_made_otherwise_or_is_damaged_is_not_taken(digits, tmp_path):
+    path = tmp_path / "model.safetensors"
+    assert PixelModel.read(path, "key") is None
+    fit_pixels(tiles_of(digits[0][:100], digits[1][:100])).write(path, "key")
+    assert PixelModel.read(path, "other") is None
+    path.write_bytes(path.read_bytes()[:-9])
+    assert PixelModel.read(path, "key") is None
+
+
 def test_the_penalty_is_that_of_the_smallest_loss_on_every_fifth_image_of_a_class(digits):
     """Chosen by a loop that fits each penalty from scratch; noisy labels want a stronger one."""
     images, labels = digits[0][:300], digits[1][:300]
@@ -69,7 +95,7 @@ def test_the_model_is_the_same_again_and_in_other_tiles(digits):
     images, labels = digits[0][:200], digits[1][:200]
     first, again, other = (fit_pixels(tiles_of(images, labels, size)) for size in (64, 64, 7))
     for model in (again, other):
-        np.testing.assert_array_equal(model.regression.coef_, first.regression.coef_)
+        np.testing.assert_array_equal(model.weights_KD, first.weights_KD)
 
 
 def test_constant_pixels_and_their_rounding_do_no_harm(digits):
@@ -77,7 +103,7 @@ def test_constant_pixels_and_their_rounding_do_no_harm(digits):
     images[:, :, 0] = 0.1
     images[::2, :, 0, 3] += 1e-8
     model = fit_pixels(tiles_of(images, labels))
-    assert np.isfinite(model.regression.coef_).all()
+    assert np.isfinite(model.weights_KD).all()
     assert (model.scale[:8] == 1).all()
 
 
@@ -87,9 +113,7 @@ def test_of_many_images_the_first_are_fitted(digits, monkeypatch):
     images, labels = digits
     found = fit_pixels(tiles_of(images, labels))
     assert found.images == 100
-    np.testing.assert_array_equal(
-        found.regression.coef_, fit_pixels(tiles_of(images[:100], labels[:100])).regression.coef_
-    )
+    np.testing.assert_array_equal(found.weights_KD, fit_pixels(tiles_of(images[:100], labels[:100])).weights_KD)
 
 
 def test_a_fit_that_does_not_end_is_told(digits, monkeypatch):
@@ -107,9 +131,7 @@ def test_large_images_are_averaged_to_32_pixels_a_side():
     fine = coarse.repeat_interleave(2, 2).repeat_interleave(3, 3)
     model = fit_pixels(tiles_of(fine, labels))
     assert model.mean.shape == (3 * 32 * 32,)
-    np.testing.assert_allclose(
-        model.regression.coef_, fit_pixels(tiles_of(coarse, labels)).regression.coef_, rtol=1e-3, atol=1e-6
-    )
+    np.testing.assert_allclose(model.weights_KD, fit_pixels(tiles_of(coarse, labels)).weights_KD, rtol=1e-3, atol=1e-6)
     assert images_to_fit((3, 224, 224)) == images_to_fit((3, 32, 32)) == 21_845
 
 

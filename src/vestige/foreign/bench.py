@@ -121,9 +121,9 @@ class Bench:
             "data": self.inputs.fingerprint,
             "training_data": self.training.fingerprint if self.training else None,
             **({"ranking_data": self.ranking.fingerprint} if self.ranking else {}),
-            "preparation": _plain(self.inputs.preparation),
+            "preparation": plain(self.inputs.preparation),
             "class_map": self.class_map,
-            **{name: _plain(getattr(request, name)) for name in request.in_identity},
+            **{name: plain(getattr(request, name)) for name in request.in_identity},
             "device": self.device.type,
         }
 
@@ -206,7 +206,8 @@ def _weight_files(request: AnyRequest, subject: Subject) -> list[WeightFile]:
     return [WeightFile(Path(), "", subject.hash())]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

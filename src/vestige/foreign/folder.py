@@ -18,6 +18,7 @@ ablation.html
 linearity.json                what was measured and how; one entry a checkpoint, with the hash of its inputs
 linearity.parquet             one row a measure, layer and what it is compared with
 linearity.html
+pieces/                       the linear model that networks are compared with; it may be deleted when all is done
 ```
 Of several checkpoints each has the tables of ablation and linearity, `per_input` and `pieces` in
 `checkpoints/step-00000128`; the tables in the folder itself hold all of them.
@@ -225,6 +226,11 @@ class LinearityFolder(TabledFolder):
     record_name = "linearity.json"
     page_name = "linearity.html"
     doing = "measuring linearity into"
+
+    @property
+    def linear_model(self) -> Path:
+        """The linear model that all sets of weights are compared with."""
+        return self.path / "pieces" / "linear-model.safetensors"
 
 
 def labels(names: Sequence[str], steps: Sequence[int | None]) -> list[str]:

@@ -5,14 +5,15 @@ import warnings
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
+from importlib.metadata import version
 from typing import Any
 
 import polars as pl
 import torch
 
 from vestige.config import ComputeConfig
-from vestige.foreign.bench import Bench
+from vestige.foreign.bench import KEYED, Bench, plain
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import LinearityFolder
 from vestige.foreign.record import linearity_of
@@ -22,6 +23,9 @@ from vestige.foreign.turns import Entry, Outcome
 from vestige.foreign.weight_files import WeightFile
 from vestige.measurement.comparing import LinearModel
 from vestige.measurement.linearising import linearity
+from vestige.measurement.linearity.pixels import VERSION, PixelModel
+from vestige.runs.manifest import provenance
+from vestige.runs.store import value_hash
 from vestige.runs.tables import SCHEMA_VERSIONS, conform
 from vestige.training.runtime import session
 
@@ -53,10 +57,29 @@ class _Linearising(Tabling):
     doing, done, through = "measuring linearity of", "measured", "linearity"
 
     request: LinearityRequest
+    folder: LinearityFolder
     _compared: list[LinearModel] = field(default_factory=list)
     """The linear model that all sets of weights are compared with, once there is one."""
     _said: list[str] = field(default_factory=list)
     """What must be said of it."""
+
+    @cached_property
+    def _linear_key(self) -> str:
+        """Hash of everything that can change the linear model."""
+        bench, made = self.bench, provenance()["versions"]
+        assert bench.training is not None
+        return value_hash(
+            {
+                "formula": VERSION,
+                "images": bench.training.fingerprint,
+                "preparation": plain(bench.training.preparation),
+                "classes": bench.subject.classes,
+                "class_map": bench.class_map,
+                **{name: getattr(self.request, name) for name in ("dtype", "on_bad_image", "threads", "batch_size")},
+                **{name: made[name] for name in KEYED},
+                "scikit-learn": version("scikit-learn"),
+            }
+        )
 
     def key(self, file: WeightFile) -> str:
         """Hash of everything that can change the table of a set of weights."""
@@ -71,7 +94,7 @@ class _Linearising(Tabling):
         bench, request = self.bench, self.request
         count.begin(file.name)
         if bench.training and not self._compared:
-            count.before(f"fitting the linear model of the pixels of {bench.training.name}")
+            self._look_for_kept(bench.training.name, count)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             result = linearity(
@@ -88,11 +111,20 @@ class _Linearising(Tabling):
             )
         if self._compared:
             result = replace(result, notes=(*result.notes, *self._said))
-        elif result.linear_model is not None:
+        elif isinstance(result.linear_model, PixelModel):
             self._compared.append(result.linear_model)
             self._said.extend(note for note in result.notes if "linear model of the inputs" in note)
+            result.linear_model.write(self.folder.linear_model, self._linear_key)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
         return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
+
+    def _look_for_kept(self, images: str, count: Counting) -> None:
+        """The linear model of a command that was killed, or of one that had fewer sets of weights."""
+        kept = PixelModel.read(self.folder.linear_model, self._linear_key)
+        if kept is None:
+            count.before(f"fitting the linear model of the pixels of {images}")
+        else:
+            self._compared.append(kept)
 
     def write_page(
         self, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None

@@ -1,13 +1,15 @@
 """The linear model that a network is compared with: one L2 logistic regression on training pixels.
 
 argmin mean cross-entropy + penalty / 2 ||w||^2, of standardised pixels; the intercept has no penalty.
-Shapes: N images, D pixels.
+Shapes: N images, D pixels, K classes.
 """
 
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vestige.data.loader import Tile
-from vestige.errors import DataError
+from vestige.errors import DataError, StoreError
+from vestige.runs.store import read_tensors, write_tensors
 
+VERSION = 1
+"""Raised when the same images give another model: one that was written before is then fitted again."""
 SIDE = 32
 """Larger images are averaged to at most so many pixels a side."""
 VALUES = 2**26
@@ -36,7 +41,8 @@ class PixelModel:
     """A logistic regression on pixels.
 
     Attributes:
-      regression: scikit-learn's.
+      weights_KD, intercepts_K: of standardised pixels; K is 1 where there are two classes.
+      classes: that the images fitted were of, ascending, int64.
       mean: of each pixel of the images fitted, (D,).
       scale: standard deviation of each; 1 for a pixel that does not vary.
       penalty: that was chosen.
@@ -44,7 +50,9 @@ class PixelModel:
       images: how many were fitted.
     """
 
-    regression: Any
+    weights_KD: np.ndarray
+    intercepts_K: np.ndarray
+    classes: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
     penalty: float
@@ -53,8 +61,35 @@ class PixelModel:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """The most probable class of each input, int64."""
-        pixels_ND = (_pixels(inputs) - self.mean) / self.scale
-        return torch.from_numpy(self.regression.predict(pixels_ND).astype(np.int64))
+        scores_NK = (_pixels(inputs) - self.mean) / self.scale @ self.weights_KD.T + self.intercepts_K
+        best_N = scores_NK.argmax(1) if len(self.weights_KD) > 1 else (scores_NK[:, 0] > 0).astype(np.int64)
+        return torch.from_numpy(self.classes[best_N])
+
+    def write(self, path: Path, key: str) -> None:
+        """Write it atomically.
+
+        Args:
+          path: a safetensors file.
+          key: hash of all that made it.
+        """
+        about = {name: getattr(self, name) for name in _ABOUT}
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        write_tensors(path, tensors, {"key": key, "about": json.dumps(about)})
+
+    @classmethod
+    def read(cls, path: Path, key: str) -> "PixelModel | None":
+        """What was written; None where that was made by something else, or is not there or damaged."""
+        try:
+            tensors, metadata = read_tensors(path)
+        except StoreError:
+            return None
+        if metadata.get("key") != key:
+            return None
+        return cls(**{name: tensor.numpy() for name, tensor in tensors.items()}, **json.loads(metadata["about"]))
+
+
+_ARRAYS = ("weights_KD", "intercepts_K", "classes", "mean", "scale")
+_ABOUT = ("penalty", "converged", "images")
 
 
 def images_to_fit(shape: tuple[int, ...]) -> int:
@@ -98,7 +133,9 @@ def fit_pixels(tiles: Iterable[Tile]) -> PixelModel:
             UserWarning,
             stacklevel=2,
         )
-    return PixelModel(regression, mean, scale, penalty, converged, len(labels_N))
+    # Laid out as they are read again: the last bits of a product depend on it.
+    weights_KD, classes = np.ascontiguousarray(regression.coef_), regression.classes_.astype(np.int64)
+    return PixelModel(weights_KD, regression.intercept_, classes, mean, scale, penalty, converged, len(labels_N))
 
 
 def _choose_penalty(pixels_ND: np.ndarray, labels_N: np.ndarray) -> float:
