@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from vestige.errors import ConfigError, ModelError
+from vestige.models.eager import Eager
 from vestige.models.graph import Graph
 from vestige.models.layers import (
     Layer,
@@ -126,6 +127,63 @@ class Two(nn.Module):
         x = torch.relu(x + self.a(x))
         x = torch.relu(torch.add(x, self.b(x)))
         return torch.relu(x + 1)
+
+
+class Straight(nn.Module):
+    """A stranger's residual network in one forward, its ReLUs functions: only one of them follows an addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.b(x))
+        x = torch.relu(x + self.c(x))
+        return torch.relu(self.a(x))
+
+
+@pytest.mark.parametrize("look", [Graph.trace, lambda model: Eager(model, torch.randn(2, 4))])
+def test_a_pattern_that_matches_activations_alone_means_all_of_them(look):
+    network, inputs = look(Straight()), torch.randn(2, 4)
+    names = [path for path in network.nodes.values() if path.startswith("relu")]
+    (listed,) = find_layers(network, inputs)
+    assert len(names) == 4
+    all_of_them = find_layers(network, inputs, ["relu*"])
+    assert [layer.name for layer in all_of_them] == names
+    assert all_of_them[2] == listed
+    assert all_of_them.note == ""
+    assert [layer.name for layer in find_layers(network, inputs, [f"{names[0]}", "c"])] == [names[0], "c"]
+
+
+def test_a_pattern_that_matches_more_means_the_layers_of_the_rule_and_names_the_activations_beside_them():
+    network, inputs = Graph.trace(Straight()), torch.randn(2, 4)
+    found = find_layers(network, inputs, ["*"])
+    assert [layer.name for layer in found] == ["relu_2"]
+    assert found.note == (
+        "The pattern '*' stands for layers that the rule finds. It matches other activation functions too, which are "
+        "measured where they are named: relu, relu_1, relu_3."
+    )
+    assert find_layers(network, inputs, ["*", "relu", "relu_1"]).note.endswith("named: relu_3.")
+
+
+@pytest.mark.parametrize("make", [torchvision.models.resnet18, lambda: timm.create_model("resnet18")])
+def test_within_blocks_nothing_is_passed_over(make):
+    with torch.device("meta"):
+        graph, inputs = Graph.trace(make()), torch.empty(2, 3, 64, 64)
+        found = {pattern: find_layers(graph, inputs, [pattern]) for pattern in ("layer3.*", "layer*", "*")}
+    assert [layer.name for layer in found["layer3.*"]] == ["layer3.0", "layer3.1"]
+    assert found["layer3.*"].note == found["layer*"].note == ""
+    assert len(found["layer*"]) == len(found["*"]) == 8
+    assert found["*"].note.endswith((": relu.", ": act1."))
+
+
+def test_gates_are_not_meant_by_a_pattern():
+    with torch.device("meta"):
+        graph, inputs = Graph.trace(timm.create_model("efficientnet_b0")), torch.empty(2, 3, 64, 64)
+        found = find_layers(graph, inputs, ["*act*"])
+    assert tuple(found) == tuple(layer for layer in find_layers(graph, inputs) if "act" in layer.name)
+    assert found.note == ""
 
 
 def test_every_layer_has_its_own_name_and_constants_are_no_shortcut():

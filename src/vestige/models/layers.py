@@ -15,6 +15,10 @@ from vestige.models.operations import Operation, Record
 from vestige.models.seen import Seen
 from vestige.models.stages import block_names, block_stages, function_stages, stage_of
 
+RESIDUAL = " after a residual addition"
+"""How `Layer.why` ends where only the outputs of residual blocks are listed."""
+_SHOWN = 6
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -82,10 +86,12 @@ def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Laye
       inputs: a few, as the network takes them; three of them are run, to see the shapes.
       wanted: names of such layers, patterns of names (`"layer3.*"`), paths of modules (whose output is meant: the
         first tensor; called again, `"path_1"`), or layers, which may have been changed with `dataclasses.replace`.
+        A pattern stands for the layers of the rule that it matches; for all that it matches where these are no layers
+        of the rule, or activation functions alone (`"relu*"`).
 
     Returns:
       the layers from input to output. Those whose first axis does not count the inputs (windows of attention,
-      for one) are left out, and `.note` says so.
+      for one) are left out, and `.note` says so; it names too what a pattern matches beside layers of the rule.
 
     Raises:
       ModelError: there is no layer, or none of a wanted name; or the network cannot take these inputs.
@@ -93,7 +99,8 @@ def find_layers(network: Graph | Eager, inputs: Any, wanted: Sequence[str | Laye
     seen = Seen(network, inputs)
     found, note = _by_rule(seen) if wanted is None else _or_none(seen)
     if wanted is not None:
-        return Layers(_wanted(seen, found, wanted))
+        chosen = _wanted(seen, found, wanted)
+        return Layers(chosen, _passed_over(seen, found, chosen, wanted))
     return Layers(found, note)
 
 
@@ -158,22 +165,20 @@ def penalised_layers(layers: Sequence[Layer], wanted: Sequence[str] | None = Non
 
 
 def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
-    activations = [op.name for op in seen.operations.values() if op.kind == "activation" and op.depends]
-    if not activations:
+    open_ones = _open_activations(seen)
+    if not open_ones:
         raise ModelError(
             "looking for the layers of a model",
             found="it has no activation function (ReLU, GELU, SiLU, ...) that can be seen, neither as a module nor "
             "as a function",
             remedy="Name the modules whose outputs are to be measured: layers=['path.of.module']",
         )
-    gates = _gates(seen.record)
-    open_ones = [name for name in activations if name not in gates] or activations
     residual = _residual(seen, open_ones)
     chosen = residual or open_ones
     paths = [seen.network.nodes[name] for name in chosen]
     names = block_names(paths, [seen.block(name) for name in chosen]) if residual else paths
     stages = block_stages(names) if residual else function_stages(paths, chosen, seen.operations, seen.network.nodes)
-    ending = " after a residual addition" if residual else ""
+    ending = RESIDUAL if residual else ""
     kept = [name for name in chosen if seen.counts_inputs(name)]
     if not kept:
         raise ModelError(
@@ -201,6 +206,13 @@ def _by_rule(seen: Seen) -> tuple[list[Layer], str]:
 def _layer(seen: Seen, name: str, stage: str, node: str, why: str) -> Layer:
     axis, units = seen.units(node)
     return Layer(name, stage, node, units, axis, why, seen.signed(node))
+
+
+def _open_activations(seen: Seen) -> list[str]:
+    """The activation functions that are no gates; all where there are but gates."""
+    activations = [op.name for op in seen.operations.values() if op.kind == "activation" and op.depends]
+    gates = _gates(seen.record)
+    return [name for name in activations if name not in gates] or activations
 
 
 def _or_none(seen: Seen) -> tuple[list[Layer], str]:
@@ -263,10 +275,11 @@ def _wanted(seen: Seen, found: Sequence[Layer], wanted: Sequence[str | Layer]) -
 
 def _named(seen: Seen, found: Sequence[Layer], name: str) -> list[Layer]:
     listed = {layer.name: layer for layer in found}
-    others = {path: node for node, path in seen.network.nodes.items()} | seen.network.modules
-    others = {path: node for path, node in others.items() if node in seen.operations}
+    others = _nameable(seen)
     for known in (listed, others):
         names = [name] if name in known else fnmatch.filter(known, name)
+        if names and known is listed and _matches_activations_alone(seen, name):
+            names += _beside(seen, found, name)
         if names:
             return [listed.get(n) or _returned(seen, found, n, others[n]) for n in names]
     raise ModelError(
@@ -274,6 +287,45 @@ def _named(seen: Seen, found: Sequence[Layer], name: str) -> list[Layer]:
         found=f"no layer and no module is called {name!r}, or these inputs do not reach it",
         remedy=nearest(name, [*listed, *seen.network.modules]),
     )
+
+
+def _nameable(seen: Seen) -> dict[str, str]:
+    """The node of each path that can be named."""
+    paths = {path: node for node, path in seen.network.nodes.items()} | seen.network.modules
+    return {path: node for path, node in paths.items() if node in seen.operations}
+
+
+def _matches_activations_alone(seen: Seen, pattern: str) -> bool:
+    paths, open_ones = _nameable(seen), set(_open_activations(seen))
+    return all(seen.origin(paths[path]) in open_ones for path in fnmatch.filter(paths, pattern))
+
+
+def _beside(seen: Seen, found: Sequence[Layer], name: str) -> list[str]:
+    """Activation functions that a pattern matches beside layers of the rule, but for those within these."""
+    listed, paths, open_ones = {layer.name for layer in found}, _nameable(seen), set(_open_activations(seen))
+    if name in listed or name in paths or not fnmatch.filter(listed, name):
+        return []
+    open_ones -= {seen.origin(layer.node) for layer in found}
+    within = tuple(f"{path}." for path in listed)
+    matched: dict[str, str] = {}  # a value may have several names
+    for path in fnmatch.filter(paths, name):
+        if seen.origin(paths[path]) in open_ones and not path.startswith(within) and seen.counts_inputs(paths[path]):
+            matched.setdefault(seen.origin(paths[path]), path)
+    return list(matched.values())
+
+
+def _passed_over(seen: Seen, found: Sequence[Layer], chosen: Sequence[Layer], wanted: Sequence[str | Layer]) -> str:
+    """What must be said of activation functions that patterns match and do not stand for."""
+    names, said = {layer.name for layer in chosen}, []
+    for pattern in [wanted] if isinstance(wanted, str | Layer) else wanted:
+        more = [] if isinstance(pattern, Layer) else [n for n in _beside(seen, found, pattern) if n not in names]
+        if more:
+            shown = f"{', '.join(more[:_SHOWN])}{', ...' if len(more) > _SHOWN else ''}"
+            said.append(
+                f"The pattern {pattern!r} stands for layers that the rule finds. It matches other activation functions "
+                f"too, which are measured where they are named: {shown}."
+            )
+    return " ".join(said)
 
 
 def _returned(seen: Seen, found: Sequence[Layer], name: str, node: str) -> Layer:

@@ -58,9 +58,10 @@ class Seen:
         path = self.network.nodes[name]
         own = {path, re.sub(r"_\d+$", "", path)}
         modules = self.network.modules.items()
-        return next((p for p, node in modules if p not in own and self._origin(node) == name), "")
+        return next((p for p, node in modules if p not in own and self.origin(node) == name), "")
 
-    def _origin(self, name: str) -> str:
+    def origin(self, name: str) -> str:
+        """The operation whose value a node passes on."""
         while name in self.operations and self.operations[name].kind == "identity" and self.operations[name].sources:
             name = self.operations[name].sources[0]
         return name
