@@ -68,6 +68,10 @@ def test_a_stranger_s_model_as_from_python(linearity, home: Path):
     assert f"logits {midpoint:.3f}" in done.stdout
     assert "report: out/linearity.html" in done.stdout
     assert "note: Batch-norm statistics are the stored ones" in done.stderr
+    assert (
+        "note: 3 layers measured (ReLU after a residual addition; of residual blocks only the outputs, others where "
+        "--layers names them).\n" in done.stderr
+    )
 
 
 def test_what_is_there_is_not_done_again(linearity, home: Path):

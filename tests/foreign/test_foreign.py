@@ -17,7 +17,7 @@ from vestige.errors import ConfigError, DataError, ModelError, StoreError
 from vestige.foreign import counting as module
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import VERSION, MeasuredFolder, labels
-from vestige.foreign.notes import at_chance
+from vestige.foreign.notes import at_chance, layers_words
 from vestige.foreign.request import CHOICES, AblationRequest, Request, checked
 from vestige.foreign.subject import build_subject, check_classes, logit_width
 from vestige.foreign.weight_files import (
@@ -163,6 +163,12 @@ def test_at_chance_is_a_one_sided_exact_binomial_test(right, n, classes):
         assert f"p = {p:.2g}" in warning
         for cause in ("--class-map", "--preprocess", "--weights"):
             assert cause in warning
+
+
+def test_the_rules_that_found_layers_are_counted():
+    layers = [("a", "s", 4, "ReLU"), ("b", "s", 4, "ReLU"), ("c", "s", 4, "asked for")]
+    assert layers_words(layers[:1]) == "1 layer measured (ReLU)."
+    assert layers_words(layers) == "3 layers measured (2 ReLU, 1 asked for)."
 
 
 def subject_of(name, files=(), **settings):

@@ -16,6 +16,7 @@ from vestige.config import ComputeConfig
 from vestige.foreign.bench import KEYED, Bench, plain
 from vestige.foreign.counting import Counting, counting
 from vestige.foreign.folder import LinearityFolder
+from vestige.foreign.notes import layers_words
 from vestige.foreign.record import linearity_of
 from vestige.foreign.request import LinearityRequest, checked
 from vestige.foreign.tabling import Made, Tabling
@@ -125,6 +126,11 @@ class _Linearising(Tabling):
             count.before(f"fitting the linear model of the pixels of {images}")
         else:
             self._compared.append(kept)
+
+    def notes(self, record: Mapping[str, Any]) -> list[str]:
+        """The layers first, which are those of all sets of weights."""
+        (found,) = record["checkpoints"][0]["results"]
+        return [layers_words(found["layers"]), *super().notes(record)]
 
     def write_page(
         self, record: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], through: pl.DataFrame | None

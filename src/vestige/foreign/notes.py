@@ -1,12 +1,14 @@
 """What is said aloud of a foreign model's measurement: a summary in one line, and a warning where it is at chance."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from vestige.foreign.data import Inputs
 from vestige.foreign.subject import Subject
+from vestige.models.layers import RESIDUAL
 
 SIGNIFICANCE = 0.05
 
@@ -41,6 +43,15 @@ def batch_norm_words(subject: Subject, training: Inputs | None, way: str) -> str
     if way == "stored" or training is None:
         return "the statistics stored with the weights"
     return f"recomputed from up to 2,048 images of {training.name}, not augmented"
+
+
+def layers_words(layers: Sequence[tuple[str, str, int, str]]) -> str:
+    """How many layers were measured, and by which rule they were found; each is a name, stage, size and rule."""
+    rules = Counter(why for *_, why in layers)
+    said = next(iter(rules)) if len(rules) == 1 else ", ".join(f"{n} {why}" for why, n in rules.items())
+    others = "; of residual blocks only the outputs, others where --layers names them"
+    residual = any(why.endswith(RESIDUAL) for why in rules)
+    return f"{len(layers)} layer{'s' * (len(layers) != 1)} measured ({said}{others if residual else ''})."
 
 
 def summary(entry: Mapping[str, Any], result: Mapping[str, Any], table: pl.DataFrame) -> str:

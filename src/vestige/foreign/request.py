@@ -45,7 +45,8 @@ class ModelOptions:
     preprocess: str = "auto"
     """imagenet, cifar10, none, or size=224,resize=256,mean=0.5,std=0.5; auto: as the model's library evaluates it."""
     layers: tuple[str, ...] = ()
-    """Names of layers or modules, or patterns ('layer3.*'); by default all that the rule finds."""
+    """Names of layers or modules, or patterns ('layer3.*'); by default all that the rule finds: of residual networks
+    the outputs of the blocks."""
     batch_norm: str = "recalibrate"
     """recalibrate (from --training-data) or stored."""
     class_map: Path | None = None

@@ -64,6 +64,10 @@ class Tabling(ABC):
     def lines(self, record: Mapping[str, Any], entry: Entry) -> list[str]:
         """What is said of a set of weights."""
 
+    def notes(self, record: Mapping[str, Any]) -> list[str]:
+        """What must be said once the work is done."""
+        return notes_of(self.bench, record, self.done)
+
     def run(self, *, verify: bool, show: bool) -> Outcome:
         """Do what is not done.
 
@@ -92,7 +96,7 @@ class Tabling(ABC):
                     entries, failed = in_turn(bench, done, work, count, self.doing, self._write_record)
                 record = self._finish(entries, failed)
         outcome = Outcome(folder, errors=[*bench.unreadable, *failed], made=made)
-        outcome.notes = notes_of(bench, record, self.done) if made else duplicates(bench, self.done)
+        outcome.notes = self.notes(record) if made else duplicates(bench, self.done)
         outcome.lines = [line for entry in record["checkpoints"] for line in self.lines(record, entry)]
         return outcome
 

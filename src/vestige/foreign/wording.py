@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 
-from vestige.errors import VestigeError
+from vestige.errors import StoreError, VestigeError
 from vestige.foreign.request import SPLITS, AblationRequest, AnyRequest, LinearityRequest, Request
 
 _OPTIONS = {field.name for kind in (Request, AblationRequest, LinearityRequest) for field in fields(kind)}
@@ -23,7 +23,9 @@ def as_asked(error: VestigeError, request: AnyRequest) -> VestigeError:
     for role, split in SPLITS.items():
         spec = getattr(request, role, None)
         doing = doing.replace(f"data.{split} {spec!r}", f"--{role.replace('_', '-')} {spec!r}")
-    said = type(error)(doing, found=in_options(error.found), remedy=in_options(error.remedy))
+    # Settings that a folder was made by are named as its record names them.
+    found = error.found if isinstance(error, StoreError) else in_options(error.found)
+    said = type(error)(doing, found=found, remedy=in_options(error.remedy))
     return said.with_traceback(error.__traceback__)
 
 
