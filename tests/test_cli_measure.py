@@ -292,7 +292,7 @@ UNFIT = {
     "smaller": "reading --training-data 'other.py:smaller': its inputs have shape (3, 4, 4), those of --data "
     "(3, 8, 8). Give the images that the model was trained on",
     "of_twelve": "comparing the classes of the model and the training data: the model has 10 classes, the training "
-    "data have 12. Say which",
+    "data have 12. Give the images that the model was trained on.",
     "from_one": "the training data have 11 (labels 1 to 10). If the labels count from 1, subtract 1",
 }
 

@@ -169,6 +169,9 @@ def test_the_rules_that_found_layers_are_counted():
     layers = [("a", "s", 4, "ReLU"), ("b", "s", 4, "ReLU"), ("c", "s", 4, "asked for")]
     assert layers_words(layers[:1]) == "1 layer measured (ReLU)."
     assert layers_words(layers) == "3 layers measured (2 ReLU, 1 asked for)."
+    residual = ("d", "s", 4, "ReLU after a residual addition")
+    assert "of residual blocks only the outputs" in layers_words([residual])
+    assert "only" not in layers_words([residual, layers[2]])
 
 
 def subject_of(name, files=(), **settings):
@@ -365,6 +368,12 @@ def test_what_comes_before_is_said_and_is_no_part_of_the_rate(capsys, monkeypatc
         "measuring 110/300 inputs, 10 a second, time left 0:00:19",
         "measuring 300/300 inputs, 10 a second, time left done",
     ]
+    with counting(1, 300_000, show=True) as count:
+        count.begin("a")
+        count.at(0, 300_000)
+        now[0] += 30
+        count.at(300_000, 300_000)
+    assert ", 10,000 a second" in capsys.readouterr().err
 
 
 def test_a_bar_without_a_total_shows_none(monkeypatch):

@@ -182,7 +182,7 @@ def _check_training(training: Inputs, inputs: Inputs, width: int, told: dict[str
       ConfigError: it has other classes.
       DataError: its inputs have another shape.
     """
-    check_classes(width, len(training.class_names) or None, **told, lowest=training.lowest, what="the training data")
+    check_classes(width, len(training.class_names) or None, **told, lowest=training.lowest, training=True)
     if training.shape and inputs.shape and training.shape != inputs.shape:
         raise DataError(
             f"reading --training-data {training.spec!r}",

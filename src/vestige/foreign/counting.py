@@ -109,7 +109,7 @@ class _Lines(Counting):
         of = "" if total is None else f"/{total}"
         left = "" if total is None else f", time left {'done' if ended else clock((total - self.done) / rate)}"
         doing, things = self.what
-        self.say(f"{doing} {self.done}{of} {things}, {rate:.3g} a second{left}")
+        self.say(f"{doing} {self.done}{of} {things}, {_short(rate)} a second{left}")
 
 
 class _Count(ProgressColumn):
@@ -129,7 +129,11 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.3g} {self._things}/s" if speed else "")
+        return Text(f"{_short(speed)} {self._things}/s" if speed else "")
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
 
 
 @contextmanager

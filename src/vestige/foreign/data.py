@@ -52,7 +52,7 @@ class Inputs:
     @property
     def lowest(self) -> int:
         """The lowest label; 0 where that is not known."""
-        labels = batches(self.data, batch_size=1).labels
+        labels = self.data[0].labels if self._of_images else batches(self.data, batch_size=1).labels
         return 0 if labels is None else int(labels.min())
 
     @property

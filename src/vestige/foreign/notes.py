@@ -50,7 +50,7 @@ def layers_words(layers: Sequence[tuple[str, str, int, str]]) -> str:
     rules = Counter(why for *_, why in layers)
     said = next(iter(rules)) if len(rules) == 1 else ", ".join(f"{n} {why}" for why, n in rules.items())
     others = "; of residual blocks only the outputs, others where --layers names them"
-    residual = any(why.endswith(RESIDUAL) for why in rules)
+    residual = all(why.endswith(RESIDUAL) for why in rules)
     return f"{len(layers)} layer{'s' * (len(layers) != 1)} measured ({said}{others if residual else ''})."
 
 

@@ -134,7 +134,7 @@ def logit_width(model: nn.Module, inputs: Any) -> int:
 
 
 def check_classes(
-    width: int, in_data: int | None, *, asked: int | None, mapped: bool, lowest: int = 0, what: str = "the data"
+    width: int, in_data: int | None, *, asked: int | None, mapped: bool, lowest: int = 0, training: bool = False
 ) -> None:
     """Make sure that the labels of the data can be those of the model.
 
@@ -144,11 +144,12 @@ def check_classes(
       asked: the number of classes that the user gives.
       mapped: whether there is a class map.
       lowest: the data's lowest label, 0 where that is not known.
-      what: the data are called.
+      training: whether they are the training data.
 
     Raises:
       ConfigError: the numbers differ and nothing says which class is which, or the user's number is not the model's.
     """
+    what = "the training data" if training else "the data"
     doing = f"comparing the classes of the model and {what}"
     if asked and asked != width:
         raise ConfigError(
@@ -165,9 +166,13 @@ def check_classes(
     raise ConfigError(
         doing,
         found=f"the model has {width} classes, {what} have {in_data}",
-        remedy="Say which is which: --class-map FILE, with the model's class index for each class of the data"
+        remedy=(_TRAINED_ON if training else _WHICH)
         + (f"; or --classes {width} where the labels are the model's indices already" if in_data < width else ""),
     )
+
+
+_WHICH = "Say which is which: --class-map FILE, with the model's class index for each class of the data"
+_TRAINED_ON = "Give the images that the model was trained on"
 
 
 def _classes_in(model: nn.Module, files: Sequence[Path], guess: int) -> int | None:
