@@ -138,11 +138,20 @@ def test_a_folder_of_checkpoints_killed_and_run_again(linearity, home: Path, mon
     assert alone["value"].equals(parts[-1]["value"])
 
 
-def test_training_images_that_are_those_measured_are_said(linearity, home: Path):
-    done = linearity(*OWN, *LAST, "--training-data", "folder:images", "--out", "same")
+def test_training_images_that_are_those_measured_are_said(linearity, home: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of every set of weights, by a command that goes on from a linear model that is kept too."""
+    n, command = len(list((home / "images").rglob("*.*"))), (*OWN, *CHECKPOINTS, "--training-data", "folder:images")
+    with monkeypatch.context() as patched:
+        patched.setattr(linearising, "linearity", stopped_after(1, linearising.linearity))
+        assert linearity(*command, "--out", "same").returncode == 130
+    done = linearity(*command, "--out", "same")
     assert done.returncode == 0, done.stderr
-    n = len(list((home / "images").rglob("*.*")))
-    assert f"Of the {n} images measured {n} are among those that the linear model" in done.stderr
+    said = f"Of the {n} images measured {n} are among those that the linear model"
+    assert said in done.stderr
+    record = json.loads((home / "same/linearity.json").read_text())
+    notes = [one["results"][0]["notes"] for one in record["checkpoints"]]
+    assert len(notes) == len(STEPS)
+    assert all(sum(note.startswith(said) for note in of_file) == 1 for of_file in notes)
 
 
 def test_training_images_make_the_linear_model(linearity, home: Path):

@@ -49,9 +49,11 @@ def test_what_is_written_and_read_predicts_what_scikit_learn_does(digits, classe
     kept, fit = [], pixels._fit
     monkeypatch.setattr(pixels, "_fit", lambda *given: (kept.append(fit(*given)), kept[-1])[1])
     model = fit_pixels(tiles_of(images[:100], labels[:100]))
-    model.write(tmp_path / "model.safetensors", "key")
-    again = PixelModel.read(tmp_path / "model.safetensors", "key")
-    assert again is not None
+    model.write(tmp_path / "model.safetensors", "key", ["of few images"])
+    read = PixelModel.read(tmp_path / "model.safetensors", "key")
+    assert read is not None
+    again, said = read
+    assert said == ["of few images"]
     assert (again.penalty, again.converged, again.images) == (model.penalty, model.converged, 100)
     flat = (images.flatten(1).numpy() - model.mean) / model.scale
     expected = kept[-1][0].predict(flat)

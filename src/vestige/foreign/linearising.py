@@ -111,11 +111,11 @@ class _Linearising(Tabling):
                 **bench.preparation,
             )
         if self._compared:
-            result = replace(result, notes=(*result.notes, *self._said))
+            result = replace(result, notes=tuple(dict.fromkeys((*result.notes, *self._said))))
         elif isinstance(result.linear_model, PixelModel):
             self._compared.append(result.linear_model)
             self._said.extend(note for note in result.notes if "linear model of the inputs" in note)
-            result.linear_model.write(self.folder.linear_model, self._linear_key)
+            result.linear_model.write(self.folder.linear_model, self._linear_key, self._said)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
         return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
 
@@ -125,7 +125,8 @@ class _Linearising(Tabling):
         if kept is None:
             count.before(f"fitting the linear model of the pixels of {images}")
         else:
-            self._compared.append(kept)
+            self._compared.append(kept[0])
+            self._said.extend(kept[1])
 
     def notes(self, record: Mapping[str, Any]) -> list[str]:
         """The layers first, which are those of all sets of weights."""

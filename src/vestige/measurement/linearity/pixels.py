@@ -6,7 +6,7 @@ Shapes: N images, D pixels, K classes.
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
@@ -65,27 +65,29 @@ class PixelModel:
         best_N = scores_NK.argmax(1) if len(self.weights_KD) > 1 else (scores_NK[:, 0] > 0).astype(np.int64)
         return torch.from_numpy(self.classes[best_N])
 
-    def write(self, path: Path, key: str) -> None:
+    def write(self, path: Path, key: str, said: Sequence[str] = ()) -> None:
         """Write it atomically.
 
         Args:
           path: a safetensors file.
           key: hash of all that made it.
+          said: what must be said of it.
         """
         about = {name: getattr(self, name) for name in _ABOUT}
         tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
-        write_tensors(path, tensors, {"key": key, "about": json.dumps(about)})
+        write_tensors(path, tensors, {"key": key, "about": json.dumps(about), "said": json.dumps(list(said))})
 
     @classmethod
-    def read(cls, path: Path, key: str) -> "PixelModel | None":
-        """What was written; None where that was made by something else, or is not there or damaged."""
+    def read(cls, path: Path, key: str) -> "tuple[PixelModel, list[str]] | None":
+        """What was written, and must be said of it; None where something else made that, or it is not there, or damaged."""
         try:
             tensors, metadata = read_tensors(path)
         except StoreError:
             return None
         if metadata.get("key") != key:
             return None
-        return cls(**{name: tensor.numpy() for name, tensor in tensors.items()}, **json.loads(metadata["about"]))
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(**arrays, **json.loads(metadata["about"])), json.loads(metadata["said"])
 
 
 _ARRAYS = ("weights_KD", "intercepts_K", "classes", "mean", "scale")
