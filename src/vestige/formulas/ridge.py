@@ -5,7 +5,8 @@ fitted as they are.
 Shapes: N images, half of them T to train on; C targets; P penalties; F images of a fold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from vestige.formulas.linearity import gram
 
 FOLDS = 5
+_ALONE = 600
 EXPONENTS = tuple(range(4, -10, -1))
 """Penalties are these powers of ten times the mean variance of an image's features: tr(X X') / T, X centred."""
 
@@ -121,8 +123,21 @@ def _principal(gram_TT: Tensor) -> tuple[Tensor, Tensor]:
         """By the reflection that takes the first axis to the direction in which all are equal."""
         return matrix - torch.outer(across_T, across_T @ matrix)
 
-    variances_K, directions_KK = torch.linalg.eigh(reflected(reflected(gram_TT).T)[1:, 1:])
+    with _few_threads(n):
+        variances_K, directions_KK = torch.linalg.eigh(reflected(reflected(gram_TT).T)[1:, 1:])
     return variances_K.clamp_min(0), reflected(torch.nn.functional.pad(directions_KK, (0, 0, 1, 0)))
+
+
+@contextmanager
+def _few_threads(n: int) -> Iterator[None]:
+    """One thread for the eigenvectors of few images: others would be woken thousands of times, for a column each."""
+    threads = torch.get_num_threads()
+    if n <= _ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _fold_errors(directions_TK: Tensor, weights_PK: Tensor, along_KC: Tensor) -> Tensor:

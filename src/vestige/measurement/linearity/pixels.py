@@ -79,7 +79,7 @@ class PixelModel:
 
     @classmethod
     def read(cls, path: Path, key: str) -> "tuple[PixelModel, list[str]] | None":
-        """What was written, and must be said of it; None where something else made that, or it is not there, or damaged."""
+        """What was written, and must be said of it; None where it is of something else, not there, or damaged."""
         try:
             tensors, metadata = read_tensors(path)
         except StoreError:
