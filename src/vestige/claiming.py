@@ -48,7 +48,7 @@ class OwnClauseConfig(Config):
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=40)] | None = None
     """None: a, b, c ... by its place."""
-    statistic: Annotated[str, AfterValidator(_printable)]
+    statistic: str
     """An expression over the tables, one number a seed: see docs/how-to/claim-your-own.md."""
     direction: Literal["at least", "surely at least", "below"] = "at least"
     """`at least`: 95% interval above 0 and estimate >= d; `surely at least`: lower end >= d; `below`: one-sided upper
