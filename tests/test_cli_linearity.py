@@ -24,6 +24,7 @@ from vestige.foreign import linearising
 from vestige.foreign.request import LinearityRequest
 from vestige.measurement import comparing
 from vestige.runs.tables import SCHEMAS
+from vestige.study.plan import FORMULA_VERSIONS
 
 torch.set_num_threads(1)
 IMAGES = (120, 60)
@@ -95,6 +96,16 @@ def test_what_is_there_is_not_done_again(linearity, home: Path):
         assert done.returncode == 2
         assert f"measuring linearity into out: what it holds was made by other settings: {words}" in done.stderr
         assert table.read_bytes() == content
+
+
+def test_a_formula_that_has_changed_makes_the_table_again(linearity, home: Path, monkeypatch: pytest.MonkeyPatch):
+    assert linearity(*OWN, *LAST, "--out", "out").returncode == 0
+    assert linearity(*OWN, *LAST, "--out", "out").stdout.startswith("nothing to do")
+    monkeypatch.setitem(FORMULA_VERSIONS, "selectivity", 1000)  # of other tables
+    assert linearity(*OWN, *LAST, "--out", "out").stdout.startswith("nothing to do")
+    monkeypatch.setitem(FORMULA_VERSIONS, "linearity", 1000)
+    done = linearity(*OWN, *LAST, "--out", "out")
+    assert (done.returncode, "nothing to do" in done.stdout) == (0, False), done.stderr
 
 
 def test_a_folder_of_checkpoints_killed_and_run_again(linearity, home: Path, monkeypatch: pytest.MonkeyPatch):

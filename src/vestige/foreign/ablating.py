@@ -25,7 +25,7 @@ from vestige.foreign.workers import helped
 from vestige.measurement.ablation.ablating import AblationResult, ablate
 from vestige.measurement.ablation.budget import memory_bytes
 from vestige.measurement.ablation.cumulating import CumulativeResult, ablate_cumulatively
-from vestige.runs.tables import SCHEMA_VERSIONS, SCHEMAS, conform
+from vestige.runs.tables import SCHEMAS, conform
 from vestige.training.runtime import choose_device, session
 
 _ADDING = ("layers", "value", "mode", "precision", "neurons", "groups", "cumulative", "per_input")
@@ -65,8 +65,7 @@ class _Ablating(Tabling):
         """Hash of everything that can change the tables of a set of weights."""
         wanted = {name: value for name, value in self.request.settings().items() if name in _ADDING}
         contents = {name: table.to_dict(as_series=False) for name, table in self.tables.items()}
-        schemas = [SCHEMA_VERSIONS[kind] for kind in ("ablation", "cumulative")]
-        return self.bench.key(file, wanted=wanted | contents, schemas=schemas)
+        return self.bench.key(file, ("ablation", "cumulative"), wanted=wanted | contents)
 
     @contextmanager
     def counted(self, files: int, done: Collection[str], *, show: bool) -> Iterator[Counting]:

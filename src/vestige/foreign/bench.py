@@ -1,7 +1,7 @@
 """A foreign model on the bench: what all its sets of weights share, and the identity of what is measured."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,9 @@ from vestige.models.layers import find_layers
 from vestige.models.observing import observe
 from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash
+from vestige.runs.tables import SCHEMA_VERSIONS
 from vestige.study.facts import identify_model
+from vestige.study.plan import FORMULA_VERSIONS
 
 KEYED = ("vestige", "torch", "torchvision", "timm", "numpy")
 """Versions that can change a number."""
@@ -127,14 +129,16 @@ class Bench:
             "device": self.device.type,
         }
 
-    def key(self, file: WeightFile, **more: Any) -> str:
+    def key(self, file: WeightFile, kinds: Iterable[str], **more: Any) -> str:
         """Hash of everything that can change the numbers of the tables of a set of weights.
 
         Args:
           file: of the weights.
-          more: what else can: versions of formats, and what the command asks for.
+          kinds: of the tables, whose formulas and columns have versions.
+          more: what else can: what the command asks for.
         """
-        versions = {name: provenance()["versions"][name] for name in KEYED}
+        versions: dict[str, Any] = {name: provenance()["versions"][name] for name in KEYED}
+        versions |= {kind: [FORMULA_VERSIONS[kind], SCHEMA_VERSIONS[kind]] for kind in kinds}
         parts = {"identity": self.identity, "weights": file.hash, "step": file.step, "versions": versions}
         return value_hash({**parts, **more})
 

@@ -27,7 +27,7 @@ from vestige.measurement.linearising import linearity
 from vestige.measurement.linearity.pixels import VERSION, PixelModel
 from vestige.runs.manifest import provenance
 from vestige.runs.store import value_hash
-from vestige.runs.tables import SCHEMA_VERSIONS, conform
+from vestige.runs.tables import conform
 from vestige.training.runtime import session
 
 
@@ -84,7 +84,7 @@ class _Linearising(Tabling):
 
     def key(self, file: WeightFile) -> str:
         """Hash of everything that can change the table of a set of weights."""
-        return self.bench.key(file, schema=SCHEMA_VERSIONS["linearity"])
+        return self.bench.key(file, ("linearity",))
 
     def counted(self, files: int, done: Collection[str], *, show: bool) -> AbstractContextManager[Counting]:  # noqa: ARG002
         """Inputs that went through a network or its anchor."""

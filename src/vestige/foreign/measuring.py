@@ -20,7 +20,7 @@ from vestige.foreign.record import entry_of, record_of, result_of
 from vestige.foreign.request import Request, checked
 from vestige.foreign.turns import Entry, Outcome, in_turn, notes_of
 from vestige.foreign.weight_files import WeightFile
-from vestige.runs.tables import SCHEMA_VERSIONS, conform
+from vestige.runs.tables import conform
 from vestige.training.runtime import session
 
 
@@ -57,7 +57,7 @@ def measure_foreign(request: Request, *, verify: bool = False, show: bool = True
 def _key(bench: Bench, file: WeightFile, start: WeightFile | None) -> str:
     """Hash of everything that can change the numbers of a file's table; `start`: that of step 0, where there is one."""
     initial = start.hash if start and start.hash != file.hash else None
-    return bench.key(file, initial=initial, schema=SCHEMA_VERSIONS["selectivity"])
+    return bench.key(file, ("selectivity",), initial=initial)
 
 
 def _refusal(folder: MeasuredFolder, bench: Bench) -> VestigeError | None:
