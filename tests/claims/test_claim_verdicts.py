@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -452,6 +453,18 @@ def test_a_finding_that_the_correction_takes_away_says_so():
     assert alone["finding"] == MORE_LINEAR
     assert among["finding"] == f"{MORE_LINEAR}{UNCORRECTED}"
     assert f"({MORE_LINEAR}{UNCORRECTED})" in among["sentence"]
+
+
+def test_a_finding_is_as_sure_as_each_clause_that_it_says_to_hold():
+    """'Close to linear' rests on the share's level too, whose lower end is barely above 0.8: p 0.03 of four claims."""
+    barely = Effects(kalimeris=(0.85, 0.849), spread={"kalimeris": 0.036, "midpoint": 0.001})
+    found = judged(barely)["C3"]
+    assert verdicts(found) == {"a": "supported", "b.level": "supported", "b.above-final": "not supported"}
+    assert 0.0125 < found["clauses"][1]["p_value"] < 0.05
+    wide = judged(replace(barely, spread=barely.spread | {"csi": 1.5, "advantage": 1.0, "harm": 0.5}))["C3"]
+    assert wide["finding"] == f"{CLOSE_THROUGHOUT}{UNCORRECTED}"
+    sure = judged(replace(barely, spread={"kalimeris": 0.005}))["C3"]
+    assert sure["finding"] == CLOSE_THROUGHOUT
 
 
 def test_only_the_registered_claims_are_judged_and_corrected_for():

@@ -256,6 +256,8 @@ WORDS = {
     "(the first): `images` says how many.": "(the first): --images says how many.",
     "both ranking_data and held_out=True": "both --ranking-data and --held-out",
     "reading class_map": "reading --class-map",
+    "Give several: top_k=(1,)": "Give several: top_k=(1,)",
+    "at 'batch_norm'): it has": "at 'batch_norm'): it has",
     "the images in my/training_data/a.parquet": "the images in my/training_data/a.parquet",
     "`selective` is the flag alone there": "`selective` is the flag alone there",
 }

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,29 @@ def test_what_cannot_be_told_is_nan(case):
             y_NC[0, 0] = torch.nan
     assert held_out_r2(gram_NN, y_NC).isnan()
     assert held_out_r2_of(x_ND, y_NC).isnan()
+
+
+def test_threads_are_put_back_where_two_regressions_overlap():
+    """The second would have put back the one thread of the first."""
+    before, both = torch.get_num_threads(), threading.Barrier(2, timeout=60)
+
+    def overlap():
+        both.wait()
+        for _ in range(20):
+            held_out_r2(gram(torch.randn(60, 4, dtype=torch.float64)), torch.randn(60, 2, dtype=torch.float64))
+
+    torch.set_num_threads(2)
+    try:
+        threads = [threading.Thread(target=overlap) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.get_num_threads() == 2
+        seen = []
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert seen == [2]
+    finally:
+        torch.set_num_threads(before)

@@ -187,7 +187,7 @@ def test_where_relus_cannot_be_taken_out_there_is_no_anchor(numbers):
 def test_an_anchor_that_is_not_affine_is_said(images):
     pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, C))
     note = next(n for n in measured(pooled, (images, LABELS_N)).notes if "not affine" in n)
-    assert "at logits" in note
+    assert "at 'logits'" in note
     assert "such as max-pooling" in note
     pooled[2] = nn.AvgPool2d(2)
     assert not any("not affine" in n for n in measured(pooled, (images, LABELS_N)).notes)

@@ -292,3 +292,50 @@ def test_logits_of(output):
 def test_no_logits(output):
     with pytest.raises(ModelError, match=r"it returns a \w+.*Give a model that returns logits: a tensor, a tuple"):
         logits_of(output)
+
+
+class ThroughViews(nn.Module):
+    """Writes through two views of a value, which a graph in which nothing is overwritten does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.act(self.first(x))
+        a, b = h.chunk(2, 1)
+        a.mul_(3)
+        b.neg_()
+        return self.last(h)
+
+
+def test_what_is_written_through_a_view_is_not_lost():
+    torch.manual_seed(0)
+    model, x = ThroughViews().eval(), torch.randn(5, 4)
+    network = observe(model, x)
+    with torch.no_grad():
+        torch.testing.assert_close(network.capturing([])(x)[0], model(x))
+    assert network.note == "Observed as it runs: traced, it does not give its own logits."
+
+
+@pytest.mark.parametrize("far", [True, False], ids=["out of the input", "out of a value"])
+def test_what_is_written_into_with_out_is_overwritten(far):
+    class Out(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act = nn.Linear(4, 4), nn.ReLU()
+
+        def forward(self, x):
+            h = x if far else self.first(x)
+            torch.add(h, 1, out=h)
+            return self.act(self.first(h))
+
+    torch.manual_seed(0)
+    model, x = Out().eval(), torch.randn(5, 4)
+    kept = x.clone()
+    with torch.no_grad():
+        expected = model(x.clone())
+        network = observe(model, x)
+        for forward in (network.observing({}), network.capturing([layer.node for layer in find_layers(network, x)])):
+            assert torch.allclose(forward(x)[0], expected)
+            assert torch.equal(x, kept)

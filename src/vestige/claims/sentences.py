@@ -77,9 +77,14 @@ def composite(claim: Claim, verdicts: Mapping[str, Verdict], beside: Mapping[str
     return ""
 
 
-def carrying(claim: Claim) -> tuple[str, ...]:
-    """The clauses that `composite` says to hold: the finding is as sure as they are."""
-    return {"C1": ("C1.fall",), "C3": ("C3.a",), "C4": ("C4.a", "C4.b", "C4.c")}.get(claim.id, ())
+CARRYING = {
+    INDEX_ONLY: ("C1.fall",),
+    MORE_LINEAR: ("C3.a",),
+    MORE_LINEAR_ONLY: ("C3.a",),
+    CLOSE_THROUGHOUT: ("C3.a", "C3.b.level"),
+    TIMING_MATTERS: ("C4.a", "C4.b", "C4.c"),
+}
+"""The clauses that a finding says to hold: it is as sure as they are."""
 
 
 def claim_sentence(

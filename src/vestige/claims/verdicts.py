@@ -22,9 +22,9 @@ from vestige.claims.planning import detectable, seeds_to_decide
 from vestige.claims.registry import own_claim, registered
 from vestige.claims.rules import LEVEL, Judged, claim_verdict, judge_clause, worst_p
 from vestige.claims.sentences import (
+    CARRYING,
     UNCORRECTED,
     amount,
-    carrying,
     claim_sentence,
     clause_sentence,
     composite,
@@ -105,7 +105,7 @@ def _claim_record(
     found = composite(claim, verdicts, {item["id"]: item["verdict"] for item in aside})
     if found and _failed_checks(claim, judged, samples):
         found = ""
-    if found and corrected(worst_p([one for one in judged if one.clause.id in carrying(claim)])) > LEVEL:
+    if found and corrected(worst_p([one for one in judged if one.clause.id in CARRYING[found]])) > LEVEL:
         found += UNCORRECTED
     clauses = [_clause_record(one) for one in judged]
     sentences = {clause["id"]: clause["sentence"] for clause in clauses}

@@ -73,6 +73,7 @@ class _Linearising(Tabling):
             {
                 "formula": VERSION,
                 "images": bench.training.fingerprint,
+                "measured": [bench.inputs.fingerprint, self.request.images],  # what is said depends on them
                 "preparation": plain(bench.training.preparation),
                 "classes": bench.subject.classes,
                 "class_map": bench.class_map,
@@ -115,12 +116,13 @@ class _Linearising(Tabling):
         elif isinstance(result.linear_model, PixelModel):
             self._compared.append(result.linear_model)
             self._said.extend(note for note in result.notes if "linear model of the inputs" in note)
-            result.linear_model.write(self.folder.linear_model, self._linear_key, self._said)
+            if request.checkpoints:  # one set of weights needs it once
+                result.linear_model.write(self.folder.linear_model, self._linear_key, self._said)
         table = conform(result.table, "linearity", **bench.rows_of(file), protocol="corrected", n=result.n)
         return Made({"linearity": table}, partial(linearity_of, bench, file, result), result.skipped)
 
     def _look_for_kept(self, images: str, count: Counting) -> None:
-        """The linear model of a command that was killed, or of one that had fewer sets of weights."""
+        """The linear model of a command that was killed after a set of weights, or that had fewer of them."""
         kept = PixelModel.read(self.folder.linear_model, self._linear_key)
         if kept is None:
             count.before(f"fitting the linear model of the pixels of {images}")

@@ -9,7 +9,9 @@ from vestige.foreign.request import SPLITS, AblationRequest, AnyRequest, Lineari
 _OPTIONS = {field.name for kind in (Request, AblationRequest, LinearityRequest) for field in fields(kind)}
 _TELLING = "|".join(sorted(name for name in _OPTIONS if "_" in name))
 """Names that are no words of English; others are meant only where they stand in backquotes."""
-_NAMED = re.compile(rf"(?<![\w./'-])({_TELLING})(?:=(?:'(\w+)'|(\w+)))?(?![\w/'-]|\.\w)|`({'|'.join(_OPTIONS)})`")
+_NAMED = re.compile(
+    rf"(?<![\w./'-])({_TELLING})(?:=(?:'(\w+)'|(\w+)))?(?![\w/'-]|\.\w|=[({{\[])|`({'|'.join(_OPTIONS)})`"
+)
 
 
 def in_options(text: str) -> str:

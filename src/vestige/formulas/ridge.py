@@ -7,6 +7,7 @@ Shapes: N images, half of them T to train on; C targets; P penalties; F images o
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from vestige.formulas.linearity import gram
 
 FOLDS = 5
-_ALONE = 600
+_ALONE, _LOCK = 600, Lock()
 EXPONENTS = tuple(range(4, -10, -1))
 """Penalties are these powers of ten times the mean variance of an image's features: tr(X X') / T, X centred."""
 
@@ -131,13 +132,16 @@ def _principal(gram_TT: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _few_threads(n: int) -> Iterator[None]:
     """One thread for the eigenvectors of few images: others would be woken thousands of times, for a column each."""
-    threads = torch.get_num_threads()
-    if n <= _ALONE:
-        torch.set_num_threads(1)
-    try:
+    if n > _ALONE:
         yield
-    finally:
-        torch.set_num_threads(threads)
+        return
+    with _LOCK:  # two that overlap would put back the other's one thread
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _fold_errors(directions_TK: Tensor, weights_PK: Tensor, along_KC: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from vestige.measurement.comparing import KnownImages, LinearModel, described, f
 from vestige.measurement.inputs import batches
 from vestige.measurement.keeping import Place, free_memory
 from vestige.measurement.linearity import measure_linearity
-from vestige.measurement.linearity.steps import walk
+from vestige.measurement.linearity.steps import walk, walked
 from vestige.measurement.network import Dtype, Network
 from vestige.measurement.preparing import Preparation, check_at_least, prepare, warn_of
 from vestige.measurement.recalibrating import BatchNorm
@@ -173,9 +173,7 @@ def linearity(
       learn the same things?; Ranadive et al. (2023), On the special role of class-selective neurons in early training.
     """
     top_k = tuple(top_k) if isinstance(top_k, Iterable) else top_k
-    _check(images, pairs, cka_images, top_k, linear_model)
-    _check_count("batch_size", batch_size, 1)
-    _check_count("workers", workers, 0)
+    _check((images, pairs, cka_images, batch_size, workers), top_k, linear_model)
     how = Preparation(model, layers, batch_norm, training_data, dtype, device, batch_size, workers, class_map, DOING)
     feed = batches(data, batch_size=batch_size, workers=workers)
     choice = Choice(feed, images, batch_size)
@@ -184,9 +182,9 @@ def linearity(
     rows, (anchored, why) = Rows.like(first.inputs, ready.network, DOING), _anchor(ready.network)
     known = KnownImages()
     compared, lacking, said = fitted(how, ready, rows, known) if linear_model is None else (linear_model, "", ())
-    going = _Going(progress, choice.length, (pairs, max(pairs + 1, cka_images)), 1 + anchored, len(first.labels))
+    going = _Going(progress, choice.length, (pairs, walked(pairs, cka_images)), 1 + anchored, len(first.labels))
     network, scores = OfRows.of(ready.network, rows, going.count), _Scores()
-    asked = {"pairs": pairs, "cka_images": cka_images, "top_k": tuple(top_k)}
+    asked = {"pairs": pairs, "cka_images": cka_images, "top_k": top_k}
     table = measure_linearity(
         network,
         going.tiles(known.look(as_rows(tiles, ready, rows))),
@@ -200,20 +198,10 @@ def linearity(
     of_compared = (*of_linear(compared, lacking), *said, *known.notes, *_of_groups(table, scores))
     notes = (*feed.notes, *ready.notes, *choice.notes, *why, *of_compared, *_of_anchor(table, dtype))
     warn_of(notes)
-    settings = {
-        **ready.settings,
-        **asked,
-        "data": feed.name,
-        "n": scores.n,
-        "classes": scores.classes,
-        "images": images,
-        "top_k": list(top_k),
-        "anchor": anchored,
-        "linear_model": described(compared),
-        "device": str(network.device),
-        "batch_size": batch_size,
-    }
-    found = scores.loss, scores.top1, scores.n
+    given = {"images": images, "top_k": list(top_k), "batch_size": batch_size}
+    seen = {"data": feed.name, "n": scores.n, "classes": scores.classes, "device": str(network.device)}
+    made = {"anchor": anchored, "linear_model": described(compared)}
+    settings, found = {**ready.settings, **asked, **given, **seen, **made}, (scores.loss, scores.top1, scores.n)
     return LinearityResult(table, *found, network.layers, tuple(feed.skipped), notes, settings, compared)
 
 
@@ -283,10 +271,12 @@ class _Scores:
         self.loss = cross_entropy(logits_NC.double(), labels_N).item()
 
 
-def _check(images: int, pairs: int, cka_images: int, top_k: Sequence[int], linear_model: LinearModel | None) -> None:
-    _check_count("images", images, 4)
-    _check_count("pairs", pairs, 1)
-    _check_count("cka_images", cka_images, 4)
+_LEAST = {"images": 4, "pairs": 1, "cka_images": 4, "batch_size": 1, "workers": 0}
+
+
+def _check(counts: Sequence[int], top_k: Sequence[int], linear_model: LinearModel | None) -> None:
+    for (name, least), count in zip(_LEAST.items(), counts, strict=True):
+        _check_count(name, count, least)
     if not isinstance(top_k, Iterable):
         raise ConfigError(DOING, found=f"top_k is {top_k}", remedy=f"Give several: top_k=({top_k},)")
     for k in top_k:
@@ -342,9 +332,9 @@ def _of_anchor(table: pl.DataFrame, dtype: str) -> Iterator[str]:
     worst = midpoints.sort("anchor").row(-1, named=True)
     yield (
         f"Without its ReLUs the network is not affine (midpoint nonlinearity up to {worst['anchor']:.2g}, at "
-        f"{worst['layer']}): it has other nonlinearities, such as max-pooling, other activation functions, layer norms "
-        "or attention, or draws random numbers; or rounding is large beside what varies, which dtype 'float64' would "
-        "show. Its anchor is the network without ReLUs, and not a linear one."
+        f"{worst['layer']!r}): it has other nonlinearities, such as max-pooling, other activation functions, layer "
+        "norms or attention, or draws random numbers; or rounding is large beside what varies, which dtype 'float64' "
+        "would show. Its anchor is the network without ReLUs, and not a linear one."
     )
 
 

@@ -116,11 +116,19 @@ def _hidden(graph: Graph) -> str:
 
 def _differs(graph: Graph, inputs: Any, expected: Any) -> str:
     """What is wrong with the output of a graph, if anything."""
-    try:
-        with torch.no_grad():
-            output, _ = graph.observing({})(inputs)
-    except Exception as error:  # whatever the generated code stumbles over
-        return f"its traced copy fails ({type(error).__name__}: {first_line(error)})"
+    for forward in (graph.observing({}), graph.capturing([])):  # as it is, and with nothing overwritten
+        try:
+            with torch.no_grad():
+                output, _ = forward(only_tensor(inputs))
+        except Exception as error:  # whatever the generated code stumbles over
+            return f"its traced copy fails ({type(error).__name__}: {first_line(error)})"
+        if why := _other_output(output, expected):
+            return why
+    return ""
+
+
+def _other_output(output: Any, expected: Any) -> str:
+    """In what an output is not the one expected, if in anything."""
     mine, theirs = list(tensors(output)), list(tensors(expected))
     if [m.shape for m in mine] != [t.shape for t in theirs]:
         return "traced, it gives outputs of other shapes"

@@ -40,6 +40,8 @@ _SHAPE_ATTRIBUTES = {"shape", "ndim", "device", "dtype"}
 
 def overwritten(node: fx.Node, root: nn.Module) -> fx.Node | None:
     """The node whose value this one overwrites, if it works in place."""
+    if isinstance(out := node.kwargs.get("out"), fx.Node):
+        return out
     match node.op:
         case "call_module":
             in_place = getattr(root.get_submodule(str(node.target)), "inplace", False) is True
@@ -79,8 +81,7 @@ def copy_protecting(
         return copies[node]
     copies[node] = new = graph.node_copy(node, copies.__getitem__)
     new.target = changed
-    if "inplace" in new.kwargs:
-        new.kwargs = {**new.kwargs, "inplace": False}
+    new.kwargs = {name: False if name == "inplace" else value for name, value in new.kwargs.items() if name != "out"}
     return new
 
 
@@ -105,7 +106,7 @@ def _out_of_place(node: fx.Node) -> Any:
     if node.op == "call_function":
         if node.target in _OUT_OF_PLACE:
             return _OUT_OF_PLACE[node.target]
-        if node.kwargs.get("inplace") is True:
+        if node.kwargs.get("inplace") is True or "out" in node.kwargs:
             return node.target
         return getattr(torch, getattr(node.target, "__name__", "").rstrip("_"), None)
     if node.op == "call_method":

@@ -26,6 +26,8 @@ TRAINING_VERSION = 1
 """Raised when the same settings would give other weights."""
 FORMULA_VERSIONS = {"selectivity": 2, "ablation": 2, "cumulative": 1, "linearity": 3, "portraits": 1}
 """Raised when the same weights and settings would give another table."""
+COPIED_INPUTS = "copied"
+"""Networks of the user's own that work in place on their inputs were once given the images themselves."""
 FEW_PERMUTATIONS = 100
 """With fewer, p-values were made in two or three strata before they were made in four."""
 
@@ -290,6 +292,7 @@ class Plan:
                 "weights": weights,
                 "compute": self.compute,
                 **({"strata": 4} if strata and few else {}),
+                **({"inputs": COPIED_INPUTS} if ".py:" in self.study.model.name else {}),
             }
         )
 

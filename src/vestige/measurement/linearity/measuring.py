@@ -32,7 +32,7 @@ from vestige.measurement.linearity.pooling import Pooled
 from vestige.measurement.linearity.regression import flattened_rows, pooled_rows, targets
 from vestige.measurement.linearity.rows import INPUT, LOGITS, Row
 from vestige.measurement.linearity.sampling import Image, Sample, images_of, padded
-from vestige.measurement.linearity.steps import Step, walk
+from vestige.measurement.linearity.steps import Step, walk, walked
 from vestige.measurement.network import Network, check_finite, check_labels
 from vestige.models.layers import Layer
 from vestige.models.layers import pooled as mean_over_positions
@@ -99,7 +99,7 @@ def measure_linearity(
     with ExitStack() as stack:
         networks = (network, network.without_relus()) if anchored else (network,)
         kept = [Pooled(net, stack.enter_context(keeping(place))) for net in networks]
-        survey = _survey(networks, kept, tiles, linear_labels, keep=max(pairs + 1, cka_images))
+        survey = _survey(networks, kept, tiles, linear_labels, keep=walked(pairs, cka_images))
         sides = [_walk(net, pooled, survey, pairs, cka_images) for net, pooled in zip(networks, kept, strict=True)]
         check_finite(kept[0].of(LOGITS), "its output", doing=DOING)
         if told is not None:

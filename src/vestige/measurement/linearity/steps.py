@@ -32,6 +32,11 @@ class Step:
     new: int
 
 
+def walked(pairs: int, cka_images: int) -> int:
+    """How many images the walk goes through, where there are as many: neighbours of all pairs, and those of CKA."""
+    return max(pairs + 1, cka_images)
+
+
 def walk(images: Sequence[Tensor], pairs: int, tile: int) -> Iterator[Step]:
     """All images, and the midpoints of the first `pairs` neighbours.
 
